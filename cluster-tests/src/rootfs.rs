@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The lower root that all nodes share: a Debian 12 tree with systemd, Corosync, Pacemaker and its shells.
+//!
+//! It is made once by `mmdebstrap` and never written again: nodes mount it read-only below an overlay.
+//! Nothing of it is specific to a node or to Kemari; that is [`crate::site`]'s layer.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cache::{self, Key};
+
+/// Debian's release, the one the project targets.
+pub const SUITE: &str = "bookworm";
+
+/// What a node needs to boot and to be looked into.
+const SYSTEM: &[&str] = &[
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "dbus-bin",
+    "udev",
+    "libpam-systemd",
+    "polkitd",
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "psmisc",
+    "kmod",
+    "python3",
+    "ca-certificates",
+    "less",
+    "strace",
+    "nftables",
+    "tcpdump",
+    "socat",
+    "openssl",
+    "libxml2-utils",
+    "time",
+];
+
+/// The cluster, and the libraries that Kemari's agent links.
+const CLUSTER: &[&str] = &[
+    "libcpg4",
+    "libcfg7",
+    "libcmap4",
+    "libquorum5",
+    "libvotequorum8",
+    "corosync",
+    "corosync-notifyd",
+    "corosync-qdevice",
+    "corosync-qnetd",
+    "pacemaker",
+    "pacemaker-cli-utils",
+    "crmsh",
+    "pcs",
+    "resource-agents",
+    "fence-agents",
+];
+
+/// The shared lower root, made now when this machine has none yet (about a minute, 550 MB).
+///
+/// # Errors
+/// When `mmdebstrap` is missing or fails (no network, no space, not root).
+pub fn ensure() -> Result<PathBuf> {
+    cache::obtain("rootfs", &key(), bootstrap)
+}
+
+/// What names the tree: a layer above it is only good for this very tree.
+pub(crate) fn key() -> Key {
+    let mut key = Key::new().with(SUITE.as_bytes());
+    for package in SYSTEM.iter().chain(CLUSTER) {
+        key = key.with(package.as_bytes());
+    }
+    key
+}
+
+fn bootstrap(into: &Path) -> Result<()> {
+    let packages = SYSTEM
+        .iter()
+        .chain(CLUSTER)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(",");
+    eprintln!("rootfs: building Debian {SUITE} with mmdebstrap, about a minute, once per machine");
+    let begin = Instant::now();
+    // Its own mount and pid namespaces: what mmdebstrap mounts in the tree is gone with it, even when it is killed.
+    let status = Command::new("unshare")
+        .args(["--mount", "--pid", "--fork", "--mount-proc"])
+        .args(["--propagation", "private", "--kill-child=SIGKILL", "--"])
+        .args(["mmdebstrap", "--mode=root", "--variant=minbase"])
+        .arg(format!("--include={packages}"))
+        .arg("--aptopt=APT::Install-Recommends \"false\"")
+        .arg("--dpkgopt=path-exclude=/usr/share/locale/*")
+        .arg("--format=directory")
+        .arg(SUITE)
+        .arg(into)
+        .env("TMPDIR", cache::directory())
+        .status()
+        .context("Cannot run unshare")?;
+    ensure!(
+        status.success(),
+        "mmdebstrap ended with {status}; its own message is above (is the package mmdebstrap installed, is this root?)"
+    );
+    eprintln!("rootfs: done after {} s", begin.elapsed().as_secs());
+    Ok(())
+}
