@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `org.kemari.Replica1`: the control interface of one engine process.
+//!
+//! It is served peer to peer (D-Bus without a bus) on [`crate::place::control_socket`], so it works
+//! without a bus and without the agent. The engine checks every request against its own state: a
+//! caller can ask for a promotion, it cannot make an outdated replica run.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use zbus::zvariant::Type;
+
+use crate::place;
+use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};
+
+/// Object path of the interface on the control socket.
+pub const PATH: &str = "/org/kemari/Replica1";
+
+/// What a replica says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct ReplicaStatus {
+    /// The VM.
+    pub vm: VmName,
+    /// The node this replica is on.
+    pub node: NodeName,
+    /// Process id of the engine, in the node's pid namespace.
+    pub pid: u32,
+    /// What it is.
+    pub role: Role,
+    /// Its right to let outputs out.
+    pub licence: Licence,
+    /// Passive: it holds a complete checkpoint it could run from. Active: its peer does.
+    pub in_sync: bool,
+    /// Active: the guest is executing. False while a person stopped it (`stop`).
+    pub running: bool,
+    /// The generation this replica last had or received; 0 before the first.
+    pub generation: Generation,
+    /// Active: the epoch last committed by the peer. Passive: the epoch it would run from.
+    pub epoch: Epoch,
+    /// The node of the other replica, empty if unknown.
+    pub peer: String,
+    /// Where this replica accepts a replication connection, `kemari:tcp:ADDR:PORT`, or empty.
+    pub listen: String,
+    /// Why it is in this state, one sentence for people.
+    pub detail: String,
+}
+
+/// From what a replica is made active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[serde(rename_all = "kebab-case")]
+#[zvariant(signature = "s")]
+pub enum Promotion {
+    /// Continue from the last committed checkpoint. The replica must be passive and in sync.
+    TakeOver,
+    /// Boot the guest from nothing. The replica must be waiting.
+    ColdStart,
+}
+
+/// The interface. Every method fails with `org.freedesktop.DBus.Error.Failed` and a sentence that
+/// names what stood against it.
+#[zbus::proxy(
+    interface = "org.kemari.Replica1",
+    default_service = "org.kemari.Replica",
+    default_path = "/org/kemari/Replica1"
+)]
+pub trait Replica {
+    /// What the replica says of itself.
+    fn status(&self) -> zbus::Result<ReplicaStatus>;
+
+    /// Sent whenever role, licence, in_sync, running, generation or peer change (not every epoch).
+    #[zbus(signal)]
+    fn changed(&self, status: ReplicaStatus) -> zbus::Result<()>;
+
+    /// Makes this replica the active one, with a solo licence of `generation`, which must be newer
+    /// than every one it knows. Returns when the guest executes.
+    fn promote(&self, how: Promotion, generation: Generation) -> zbus::Result<()>;
+
+    /// Ends being active. With an in-sync peer the last checkpoint is committed first, so the peer
+    /// can take over and nothing is lost; without one the guest is powered off. Afterwards the
+    /// replica is waiting (for a checkpoint). A no-op on a replica that is not active.
+    fn demote(&self) -> zbus::Result<()>;
+
+    /// Starts replication to the peer at `kemari:tcp:HOST:PORT` in the background. A no-op when
+    /// already replicating or connecting to this address.
+    fn protect(&self, address: &str) -> zbus::Result<()>;
+
+    /// Grants a solo licence of `generation` to an active replica whose peer is provably out.
+    fn go_solo(&self, generation: Generation) -> zbus::Result<()>;
+
+    /// Tells the replica that `generation` exists. If that is newer than its own and it did not
+    /// receive it as a passive replica, it stops at once, drops held outputs and is outdated.
+    fn outdate(&self, generation: Generation) -> zbus::Result<()>;
+
+    /// Presses the guest's power button.
+    fn power_button(&self) -> zbus::Result<()>;
+
+    /// Ends the engine process. An active replica's guest is stopped hard. Returns before the end.
+    fn quit(&self) -> zbus::Result<()>;
+
+    /// Runs one line of the monitor and returns what it prints.
+    fn monitor(&self, line: &str) -> zbus::Result<String>;
+}
+
+/// Why the engine of a VM could not be reached.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// There is no control socket, or nobody listens on it.
+    #[error("No engine of VM {vm} runs on this node (nothing answers at {socket})")]
+    NotRunning {
+        /// The VM.
+        vm: VmName,
+        /// Path of the control socket.
+        socket: String,
+    },
+    /// The socket is there but this user may not use it.
+    #[error("No permission to talk to the engine of VM {vm} at {socket}: run as root")]
+    Permission {
+        /// The VM.
+        vm: VmName,
+        /// Path of the control socket.
+        socket: String,
+    },
+    /// Any other error of the socket.
+    #[error("Cannot reach the engine of VM {vm}")]
+    Io {
+        /// The VM.
+        vm: VmName,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The engine did not speak D-Bus as it should.
+    #[error("The engine of VM {vm} does not answer as expected")]
+    Bus {
+        /// The VM.
+        vm: VmName,
+        /// What zbus said.
+        #[source]
+        source: zbus::Error,
+    },
+}
+
+/// Connects to the engine of a VM on this node.
+///
+/// The connection ends with the engine process; the second value is that process's id as the
+/// kernel reports it for the socket's other end.
+///
+/// # Errors
+/// [`ConnectError`], of which `NotRunning` is the ordinary case of a stopped replica.
+pub async fn connect(vm: &VmName) -> Result<(ReplicaProxy<'static>, Option<i32>), ConnectError> {
+    let path = place::control_socket(vm);
+    let socket = path.display().to_string();
+    let stream = tokio::net::UnixStream::connect(&path)
+        .await
+        .map_err(|source| {
+            use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+            match source.kind() {
+                NotFound | ConnectionRefused => ConnectError::NotRunning {
+                    vm: vm.clone(),
+                    socket,
+                },
+                PermissionDenied => ConnectError::Permission {
+                    vm: vm.clone(),
+                    socket,
+                },
+                _ => ConnectError::Io {
+                    vm: vm.clone(),
+                    source,
+                },
+            }
+        })?;
+    let pid = stream
+        .peer_cred()
+        .ok()
+        .and_then(|credentials| credentials.pid());
+    let on_bus = |source| ConnectError::Bus {
+        vm: vm.clone(),
+        source,
+    };
+    let stream = stream.into_std().map_err(|source| ConnectError::Io {
+        vm: vm.clone(),
+        source,
+    })?;
+    let connection = zbus::connection::Builder::unix_stream(stream)
+        .p2p()
+        .build()
+        .await
+        .map_err(on_bus)?;
+    let proxy = ReplicaProxy::builder(&connection)
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .build()
+        .await
+        .map_err(on_bus)?;
+    Ok((proxy, pid))
+}
