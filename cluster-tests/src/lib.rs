@@ -4,6 +4,9 @@
 
 pub mod bed;
 pub mod cache;
+pub mod corosync;
+pub mod fencing;
 pub mod rootfs;
+pub mod site;
 pub mod supervisor;
 pub mod switch;

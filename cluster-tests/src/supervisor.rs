@@ -28,8 +28,8 @@ use crate::cache;
 /// Where the directories of running test beds are.
 pub const RUNS: &str = "/run/kemari-tests";
 
-const INIT: &str = include_str!("supervisor.sh");
-const WATCH: &str = include_str!("supervisor_watch.sh");
+const INIT: &str = include_str!("supervisor/init.sh");
+const WATCH: &str = include_str!("supervisor/watch.sh");
 /// What nobody in a test bed may do, because it would reach the host (`setpriv --bounding-set`).
 pub(crate) const BOUNDING_SET: &str = "--bounding-set=-sys_time,-sys_module,-sys_rawio";
 
