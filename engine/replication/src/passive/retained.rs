@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Outputs of committed epochs that may not have left yet, kept for the replay after failover.
+
+use std::collections::VecDeque;
+
+use kemari_api::Epoch;
+
+use crate::output::Output;
+
+/// Most bytes of outputs a passive replica keeps, including 64 bytes for each output.
+pub const RETAINED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What each kept output is counted with besides its bytes.
+pub(crate) const OUTPUT_OVERHEAD_BYTES: usize = 64;
+
+/// Committed outputs, in the order the guest made them.
+#[derive(Debug, Default)]
+pub struct Retained {
+    outputs: VecDeque<(Epoch, Output)>,
+    bytes: usize,
+}
+
+impl Retained {
+    /// Whether these outputs would still fit.
+    #[must_use]
+    pub fn has_room_for(&self, outputs: &[Output]) -> bool {
+        self.bytes + outputs.iter().map(cost).sum::<usize>() <= RETAINED_BYTES_MAX
+    }
+
+    /// Keeps the outputs of an epoch that is being committed.
+    ///
+    /// # Panics
+    /// When the epoch is older than one already kept.
+    pub fn commit(&mut self, epoch: Epoch, outputs: Vec<Output>) {
+        let last = self
+            .outputs
+            .back()
+            .map_or(Epoch::default(), |(epoch, _)| *epoch);
+        assert!(epoch > last, "epoch {epoch} committed after {last}");
+        for output in outputs {
+            self.bytes += cost(&output);
+            self.outputs.push_back((epoch, output));
+        }
+    }
+
+    /// Forgets outputs up to and including this epoch: the outside has them.
+    pub fn delivered(&mut self, up_to: Epoch) {
+        while let Some((_, output)) = self.outputs.pop_front_if(|(epoch, _)| *epoch <= up_to) {
+            self.bytes -= cost(&output);
+        }
+    }
+
+    /// Forgets everything: the state these outputs belong to is gone.
+    pub fn clear(&mut self) {
+        self.outputs.clear();
+        self.bytes = 0;
+    }
+
+    /// What must be sent again at failover before anything new leaves, in order.
+    pub fn replay(&self) -> impl Iterator<Item = &Output> {
+        self.outputs.iter().map(|(_, output)| output)
+    }
+
+    /// Whether there is nothing to replay.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.outputs.is_empty()
+    }
+}
+
+fn cost(output: &Output) -> usize {
+    output.bytes.len() + OUTPUT_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::OutputKind;
+
+    fn output(position: u64) -> Output {
+        Output {
+            kind: OutputKind::Console,
+            position,
+            bytes: vec![b'x'; 3],
+        }
+    }
+
+    #[test]
+    fn only_what_was_delivered_is_forgotten_and_the_rest_stays_in_order() {
+        let mut retained = Retained::default();
+        retained.commit(Epoch::new(1), vec![output(0), output(3)]);
+        retained.commit(Epoch::new(3), vec![output(6)]);
+        retained.delivered(Epoch::new(2));
+        assert_eq!(
+            retained.replay().map(|o| o.position).collect::<Vec<_>>(),
+            [6]
+        );
+        retained.delivered(Epoch::new(3));
+        assert!(retained.is_empty());
+        assert_eq!(retained.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let retained = Retained {
+            outputs: VecDeque::new(),
+            bytes: RETAINED_BYTES_MAX - 66,
+        };
+        assert!(!retained.has_room_for(&[output(0)]));
+        assert!(retained.has_room_for(&[]));
+    }
+}

@@ -1,0 +1,622 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The receiver's protocol state, from the greeting to the end of the connection.
+//!
+//! ```text
+//! Expecting Hello ─▶ called ──welcome──▶ copying ──Begin──▶ staging n ──Commit──▶ complete n
+//!        └──▶ over ◀──refuse───┘                               ▲                     │ accept
+//!                                                              └──Begin── between ◀──┘
+//! ```
+//! Every error and every refusal leads to `over`, and the staging area is dropped.
+
+use kemari_api::{Epoch, Generation, NodeName};
+
+use super::replica::Replica;
+use super::staging::{Checkpoint, PageBatch, STATE_BYTES_MAX, check_pages};
+use crate::output::Output;
+use crate::page::{PageIndex, RamLayout};
+use crate::protocol::{Inbound, ProtocolError, expect_empty};
+use crate::wire::message::{decode_postcard, encode_postcard};
+use crate::wire::outputs::decode_outputs;
+use crate::wire::pages::PageReader;
+use crate::wire::{
+    Begin, Commit, FrameHeader, FrameKind, FrameWriter, Goodbye, Hello, PROTOCOL_OLDEST,
+    PROTOCOL_VERSION, Refusal, TransactionDigest, VmIdentity, Welcome,
+};
+
+/// What a session of the passive side starts from.
+#[derive(Debug, Clone)]
+pub struct PassiveConfig {
+    /// The VM.
+    pub identity: VmIdentity,
+    /// This node.
+    pub node: NodeName,
+    /// Which pages are RAM.
+    pub ram: RamLayout,
+    /// Says for people how two fingerprints differ (ours, theirs).
+    pub difference: fn(&[u8], &[u8]) -> String,
+}
+
+/// An active replica that may be welcomed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Its node.
+    pub node: NodeName,
+    /// The generation it holds the licence of.
+    pub generation: Generation,
+}
+
+/// What the process does after a frame.
+#[derive(Debug)]
+pub enum PassiveAction<'a> {
+    /// Nothing; the part was staged.
+    Continue,
+    /// Answer with [`PassiveSession::welcome`], or with [`PassiveSession::refuse`] if the process
+    /// has a reason (busy, not waiting).
+    Answer(Call),
+    /// Answer with [`PassiveSession::refuse`], write it and close the connection.
+    Refuse(Refusal),
+    /// Apply these pages to RAM now; the replica holds no checkpoint any more.
+    Copy(PageBatch<'a>),
+    /// A transaction is complete: decode its state, then call [`PassiveSession::accept`]; drop the
+    /// session if it does not decode.
+    Complete(Checkpoint),
+    /// The active side is alive.
+    Alive,
+    /// The active side ends the session.
+    Goodbye(Goodbye),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    ExpectingHello,
+    Called {
+        version: u16,
+        generation: Generation,
+    },
+    Copying,
+    Staging {
+        begin: Begin,
+        epoch: Epoch,
+    },
+    Complete {
+        epoch: Epoch,
+    },
+    Between {
+        last: Epoch,
+    },
+    Over,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ExpectingHello => "expecting a Hello",
+            Self::Called { .. } => "about to answer",
+            Self::Copying => "copying",
+            Self::Staging { .. } => "staging a transaction",
+            Self::Complete { .. } => "verifying a transaction",
+            Self::Between { .. } => "between transactions",
+            Self::Over => "over",
+        }
+    }
+}
+
+/// A session of the passive side.
+#[derive(Debug)]
+pub struct PassiveSession {
+    config: PassiveConfig,
+    replica: Replica,
+    inbound: Inbound,
+    writer: FrameWriter,
+    state: State,
+    copied: CopyCoverage,
+    staging: Checkpoint,
+    spare: Vec<Checkpoint>,
+    digest: TransactionDigest,
+}
+
+impl PassiveSession {
+    /// A session on a connection that was just accepted.
+    #[must_use]
+    pub fn new(config: PassiveConfig, replica: Replica) -> Self {
+        let writer = FrameWriter::new(replica.generation());
+        Self {
+            config,
+            replica,
+            inbound: Inbound::new(None),
+            writer,
+            state: State::ExpectingHello,
+            copied: CopyCoverage::default(),
+            staging: Checkpoint::default(),
+            spare: Vec::new(),
+            digest: TransactionDigest::default(),
+        }
+    }
+
+    /// What the replica knows and holds.
+    #[must_use]
+    pub const fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Ends the session and keeps what the replica knows. An incomplete transaction is dropped.
+    #[must_use]
+    pub fn into_replica(self) -> Replica {
+        self.replica
+    }
+
+    /// Takes a frame from the active side.
+    ///
+    /// # Errors
+    /// When the frame breaks the protocol. The session is then over; what the replica held before
+    /// the open transaction, it still holds.
+    pub fn on_frame<'a>(
+        &mut self,
+        header: &FrameHeader,
+        payload: &'a [u8],
+    ) -> Result<PassiveAction<'a>, ProtocolError> {
+        if self.state == State::Over {
+            return Err(ProtocolError::Over);
+        }
+        let action = self
+            .inbound
+            .check(header, payload)
+            .and_then(|()| self.take(header, payload));
+        if matches!(&action, Err(_) | Ok(PassiveAction::Goodbye(_))) {
+            self.state = State::Over;
+        }
+        action
+    }
+
+    /// Welcomes the caller.
+    ///
+    /// # Panics
+    /// When nobody called.
+    pub fn welcome(&mut self, out: &mut Vec<u8>) {
+        let State::Called {
+            version,
+            generation,
+        } = self.state
+        else {
+            panic!(
+                "nobody to welcome while the session is {}",
+                self.state.name()
+            );
+        };
+        self.replica.follow(generation);
+        self.inbound.agree(version, generation);
+        self.writer.set_version(version);
+        self.writer.set_generation(generation);
+        let welcome = Welcome {
+            node: self.config.node.clone(),
+            held: self.replica.held(),
+        };
+        self.writer
+            .frame(out, FrameKind::Welcome, Epoch::default(), |payload| {
+                encode_postcard(payload, &welcome);
+            });
+        self.state = State::Copying;
+    }
+
+    /// Refuses the caller; the session is over.
+    pub fn refuse(&mut self, out: &mut Vec<u8>, refusal: &Refusal) {
+        self.writer
+            .frame(out, FrameKind::Refuse, Epoch::default(), |payload| {
+                encode_postcard(payload, refusal);
+            });
+        self.state = State::Over;
+    }
+
+    /// Makes this checkpoint the one the replica would run from and appends its acknowledgement.
+    /// Call it when the state has been decoded, and not before.
+    ///
+    /// # Panics
+    /// When this is not the checkpoint the session has just completed.
+    pub fn accept(&mut self, checkpoint: &mut Checkpoint, out: &mut Vec<u8>) {
+        let pending = State::Complete {
+            epoch: checkpoint.epoch,
+        };
+        assert_eq!(
+            self.state, pending,
+            "only the completed checkpoint can be accepted"
+        );
+        assert_eq!(checkpoint.generation, self.replica.generation());
+        self.replica.commit(checkpoint);
+        self.writer
+            .frame(out, FrameKind::Ack, checkpoint.epoch, |_| ());
+        self.state = State::Between {
+            last: checkpoint.epoch,
+        };
+    }
+
+    /// Takes the buffers of a checkpoint that was merged, for later ones.
+    pub fn recycle(&mut self, mut checkpoint: Checkpoint) {
+        checkpoint.clear();
+        if self.spare.len() < 2 {
+            self.spare.push(checkpoint);
+        }
+    }
+
+    /// Appends a sign of life.
+    ///
+    /// # Panics
+    /// Before the Welcome and after the end.
+    pub fn heartbeat(&mut self, out: &mut Vec<u8>) {
+        self.assert_welcomed();
+        self.writer
+            .frame(out, FrameKind::Heartbeat, Epoch::default(), |_| ());
+    }
+
+    /// Appends the end of the session. [`Goodbye::Outdated`] voids what the replica holds; the
+    /// process records that durably first.
+    pub fn goodbye(&mut self, out: &mut Vec<u8>, goodbye: Goodbye) {
+        if goodbye == Goodbye::Outdated {
+            self.replica.outdate(self.replica.generation());
+        }
+        self.writer
+            .frame(out, FrameKind::Goodbye, Epoch::default(), |payload| {
+                encode_postcard(payload, &goodbye);
+            });
+        self.state = State::Over;
+    }
+
+    fn assert_welcomed(&self) {
+        let welcomed = !matches!(
+            self.state,
+            State::ExpectingHello | State::Called { .. } | State::Over
+        );
+        assert!(
+            welcomed,
+            "nothing can be sent while the session is {}",
+            self.state.name()
+        );
+    }
+
+    fn take<'a>(
+        &mut self,
+        header: &FrameHeader,
+        payload: &'a [u8],
+    ) -> Result<PassiveAction<'a>, ProtocolError> {
+        let kind = header.kind;
+        match (self.state, kind) {
+            (State::ExpectingHello, FrameKind::Hello) => self.hello(header, payload),
+            (State::Copying, FrameKind::CopyPages) => self.copy(payload),
+            (State::Copying | State::Between { .. }, FrameKind::Begin) => {
+                self.begin(header.epoch, payload)
+            }
+            (
+                State::Staging { begin, epoch },
+                FrameKind::Pages | FrameKind::State | FrameKind::Outputs | FrameKind::Commit,
+            ) => {
+                if header.epoch != epoch {
+                    return Err(epoch_order(kind, epoch, header.epoch));
+                }
+                self.part(kind, epoch, &begin, payload)
+            }
+            (state, _) if !is_welcomed(state) => Err(ProtocolError::UnexpectedFrame {
+                kind,
+                state: state.name(),
+            }),
+            (_, FrameKind::Heartbeat) => {
+                expect_empty(kind, payload)?;
+                Ok(PassiveAction::Alive)
+            }
+            (_, FrameKind::Delivered) => {
+                expect_empty(kind, payload)?;
+                self.replica.delivered(header.epoch);
+                Ok(PassiveAction::Continue)
+            }
+            (state, FrameKind::Goodbye) => self.end(state, payload),
+            (state, _) => Err(ProtocolError::UnexpectedFrame {
+                kind,
+                state: state.name(),
+            }),
+        }
+    }
+
+    fn hello<'a>(
+        &mut self,
+        header: &FrameHeader,
+        payload: &[u8],
+    ) -> Result<PassiveAction<'a>, ProtocolError> {
+        let hello = Hello::decode(payload)?;
+        let Some(body) = hello.body else {
+            return Ok(PassiveAction::Refuse(Refusal::ProtocolVersion {
+                ours: (PROTOCOL_OLDEST, PROTOCOL_VERSION),
+                theirs: (hello.oldest, hello.newest),
+            }));
+        };
+        let ours = &self.config.identity;
+        let refusal = if body.identity.vm != ours.vm {
+            Refusal::OtherVm {
+                ours: ours.vm.clone(),
+                theirs: body.identity.vm,
+            }
+        } else if body.identity.fingerprint != ours.fingerprint {
+            let text = (self.config.difference)(&ours.fingerprint, &body.identity.fingerprint);
+            Refusal::FingerprintDiffers { text }
+        } else if header.generation < self.replica.generation() {
+            Refusal::Outdated {
+                generation: self.replica.generation(),
+            }
+        } else {
+            let version = hello.newest.min(PROTOCOL_VERSION);
+            self.state = State::Called {
+                version,
+                generation: header.generation,
+            };
+            return Ok(PassiveAction::Answer(Call {
+                node: body.node,
+                generation: header.generation,
+            }));
+        };
+        Ok(PassiveAction::Refuse(refusal))
+    }
+
+    fn copy<'a>(&mut self, payload: &'a [u8]) -> Result<PassiveAction<'a>, ProtocolError> {
+        let reader = PageReader::new(FrameKind::CopyPages, payload);
+        let Self { config, copied, .. } = self;
+        // Checked as a whole before any page is given out or the checkpoint is let go.
+        check_pages(reader.clone(), |index| {
+            in_ram(&config.ram, FrameKind::CopyPages, index)
+        })?;
+        check_pages(reader.clone(), |index| {
+            copied.mark(&config.ram, index);
+            Ok::<_, ProtocolError>(())
+        })?;
+        self.replica.forget();
+        Ok(PassiveAction::Copy(PageBatch::checked(reader)))
+    }
+
+    fn begin<'a>(
+        &mut self,
+        epoch: Epoch,
+        payload: &[u8],
+    ) -> Result<PassiveAction<'a>, ProtocolError> {
+        let begin = Begin::decode(payload)?;
+        self.check_epoch(epoch)?;
+        self.check_base(epoch, begin.base)?;
+        if begin.delivered_up_to >= epoch {
+            return Err(epoch_order(
+                FrameKind::Begin,
+                begin.delivered_up_to.next(),
+                epoch,
+            ));
+        }
+        let limit = self.config.ram.pages();
+        if begin.pages > limit {
+            return Err(ProtocolError::TooMuch {
+                epoch,
+                what: "number of pages",
+                limit,
+            });
+        }
+        self.staging.clear();
+        self.digest.reset();
+        self.digest.add(FrameKind::Begin, payload);
+        self.state = State::Staging { begin, epoch };
+        Ok(PassiveAction::Continue)
+    }
+
+    /// Epochs of a session grow by one; the first is newer than what is held.
+    fn check_epoch(&self, epoch: Epoch) -> Result<(), ProtocolError> {
+        let (expected, fits) = match self.state {
+            State::Between { last } => (last.next(), epoch == last.next()),
+            _ => {
+                let lowest = self
+                    .replica
+                    .held()
+                    .map_or(Epoch::new(1), |held| held.epoch.next());
+                (lowest, epoch >= lowest)
+            }
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(epoch_order(FrameKind::Begin, expected, epoch))
+        }
+    }
+
+    fn check_base(&self, epoch: Epoch, base: Epoch) -> Result<(), ProtocolError> {
+        if base == Epoch::default() {
+            let missing = self.copied.missing(&self.config.ram);
+            return match self.state {
+                State::Copying if missing == 0 => Ok(()),
+                State::Copying => Err(ProtocolError::CopyIncomplete { missing }),
+                _ => Err(ProtocolError::BaseNotHeld { epoch, base }),
+            };
+        }
+        match self.replica.held() {
+            Some(held) if held.epoch == base => Ok(()),
+            _ => Err(ProtocolError::BaseNotHeld { epoch, base }),
+        }
+    }
+
+    fn part<'a>(
+        &mut self,
+        kind: FrameKind,
+        epoch: Epoch,
+        begin: &Begin,
+        payload: &[u8],
+    ) -> Result<PassiveAction<'a>, ProtocolError> {
+        if kind == FrameKind::Commit {
+            let commit = Commit::decode(payload)?;
+            return self
+                .commit(epoch, begin, &commit)
+                .map(PassiveAction::Complete);
+        }
+        self.digest.add(kind, payload);
+        match kind {
+            FrameKind::Pages => self.stage_pages(epoch, begin.pages, payload)?,
+            FrameKind::State => {
+                let bytes = self.staging.state.len() + payload.len();
+                if bytes > STATE_BYTES_MAX {
+                    let limit = STATE_BYTES_MAX as u64;
+                    return Err(ProtocolError::TooMuch {
+                        epoch,
+                        what: "machine state",
+                        limit,
+                    });
+                }
+                self.staging.state.extend_from_slice(payload);
+            }
+            _ => self.stage_outputs(epoch, payload)?,
+        }
+        Ok(PassiveAction::Continue)
+    }
+
+    fn stage_pages(
+        &mut self,
+        epoch: Epoch,
+        limit: u64,
+        payload: &[u8],
+    ) -> Result<(), ProtocolError> {
+        for page in PageReader::new(FrameKind::Pages, payload) {
+            let (index, content) = page?;
+            in_ram(&self.config.ram, FrameKind::Pages, index)?;
+            if self.staging.pages.len() as u64 >= limit {
+                return Err(ProtocolError::TooMuch {
+                    epoch,
+                    what: "announced pages",
+                    limit,
+                });
+            }
+            self.staging.pages.push(index, content);
+        }
+        Ok(())
+    }
+
+    fn stage_outputs(&mut self, epoch: Epoch, payload: &[u8]) -> Result<(), ProtocolError> {
+        decode_outputs(payload, &mut self.staging.outputs)?;
+        if !self.replica.retained().has_room_for(&self.staging.outputs) {
+            let limit = super::retained::RETAINED_BYTES_MAX as u64;
+            return Err(ProtocolError::TooMuch {
+                epoch,
+                what: "outputs",
+                limit,
+            });
+        }
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        epoch: Epoch,
+        begin: &Begin,
+        commit: &Commit,
+    ) -> Result<Checkpoint, ProtocolError> {
+        let outputs: &[Output] = &self.staging.outputs;
+        for (what, announced, received) in [
+            ("pages", commit.pages, self.staging.pages.len() as u64),
+            (
+                "pages since Begin",
+                begin.pages,
+                self.staging.pages.len() as u64,
+            ),
+            (
+                "bytes of state",
+                commit.state_bytes,
+                self.staging.state.len() as u64,
+            ),
+            ("outputs", commit.outputs, outputs.len() as u64),
+            (
+                "payload bytes",
+                commit.payload_bytes,
+                self.digest.payload_bytes(),
+            ),
+        ] {
+            if announced != received {
+                return Err(ProtocolError::Total {
+                    epoch,
+                    what,
+                    announced,
+                    received,
+                });
+            }
+        }
+        let received = self.digest.value();
+        if commit.digest != received {
+            return Err(ProtocolError::Digest {
+                epoch,
+                announced: commit.digest,
+                received,
+            });
+        }
+        let spare = self.spare.pop().unwrap_or_default();
+        let mut checkpoint = std::mem::replace(&mut self.staging, spare);
+        checkpoint.generation = self.replica.generation();
+        checkpoint.epoch = epoch;
+        checkpoint.delivered_up_to = begin.delivered_up_to;
+        checkpoint.console_position = begin.console_position;
+        self.state = State::Complete { epoch };
+        Ok(checkpoint)
+    }
+
+    fn end<'a>(
+        &mut self,
+        state: State,
+        payload: &[u8],
+    ) -> Result<PassiveAction<'a>, ProtocolError> {
+        let goodbye: Goodbye = decode_postcard(FrameKind::Goodbye, payload)?;
+        if let Goodbye::HandedOver { epoch } = goodbye
+            && state != (State::Between { last: epoch })
+        {
+            return Err(ProtocolError::UnexpectedFrame {
+                kind: FrameKind::Goodbye,
+                state: state.name(),
+            });
+        }
+        Ok(PassiveAction::Goodbye(goodbye))
+    }
+}
+
+const fn is_welcomed(state: State) -> bool {
+    !matches!(
+        state,
+        State::ExpectingHello | State::Called { .. } | State::Complete { .. } | State::Over
+    )
+}
+
+fn in_ram(ram: &RamLayout, kind: FrameKind, index: PageIndex) -> Result<(), ProtocolError> {
+    if ram.contains(index) {
+        return Ok(());
+    }
+    Err(ProtocolError::PageOutsideRam { kind, index })
+}
+
+const fn epoch_order(kind: FrameKind, expected: Epoch, found: Epoch) -> ProtocolError {
+    ProtocolError::EpochOrder {
+        kind,
+        expected,
+        found,
+    }
+}
+
+/// Which pages the initial copy has named so far.
+#[derive(Debug, Default)]
+struct CopyCoverage {
+    words: Vec<u64>,
+    marked: u64,
+}
+
+impl CopyCoverage {
+    fn mark(&mut self, ram: &RamLayout, index: PageIndex) {
+        let Some(ordinal) = ram.ordinal(index).and_then(|n| usize::try_from(n).ok()) else {
+            return;
+        };
+        let (word, bit) = (ordinal / 64, 1 << (ordinal % 64));
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        if let Some(word) = self.words.get_mut(word)
+            && *word & bit == 0
+        {
+            *word |= bit;
+            self.marked += 1;
+        }
+    }
+
+    const fn missing(&self, ram: &RamLayout) -> u64 {
+        ram.pages().saturating_sub(self.marked)
+    }
+}
