@@ -59,16 +59,23 @@ impl FromStr for Header {
         let mut words = line.split_ascii_whitespace();
         let start = (words.next(), words.next());
         if start != (Some(PROTOCOL), Some(VERSION)) {
-            return Err(HeaderError::Protocol { start: line.chars().take(32).collect() });
+            return Err(HeaderError::Protocol {
+                start: line.chars().take(32).collect(),
+            });
         }
         let fields: Vec<(&str, &str)> = words.filter_map(|word| word.split_once('=')).collect();
         let text = |field: &'static str| {
             let found = fields.iter().find(|(name, _)| *name == field);
-            found.map(|(_, value)| *value).ok_or(HeaderError::Missing { field })
+            found
+                .map(|(_, value)| *value)
+                .ok_or(HeaderError::Missing { field })
         };
         let number = |field: &'static str| {
             let value = text(field)?;
-            value.parse().map_err(|_| HeaderError::Number { field, value: value.to_owned() })
+            value.parse().map_err(|_| HeaderError::Number {
+                field,
+                value: value.to_owned(),
+            })
         };
         Ok(Self {
             vm: text("vm")?.to_owned(),
@@ -82,7 +89,12 @@ impl FromStr for Header {
 /// The header line without its newline.
 impl fmt::Display for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vm, node, generation, position } = self;
+        let Self {
+            vm,
+            node,
+            generation,
+            position,
+        } = self;
         write!(
             f,
             "{PROTOCOL} {VERSION} vm={vm} node={node} generation={generation} position={position}"
@@ -95,7 +107,12 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { vm: "web".into(), node: "node1".into(), generation: 3, position: 1 << 40 }
+        Header {
+            vm: "web".into(),
+            node: "node1".into(),
+            generation: 3,
+            position: 1 << 40,
+        }
     }
 
     #[test]
@@ -116,12 +133,24 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let error = |line: &str| line.parse::<Header>().unwrap_err();
-        assert!(matches!(error("GET / HTTP/1.1"), HeaderError::Protocol { .. }));
-        assert!(matches!(error("KEMARI-CONSOLE 2 vm=a"), HeaderError::Protocol { .. }));
-        assert_eq!(error("KEMARI-CONSOLE 1 vm=a"), HeaderError::Missing { field: "node" });
+        assert!(matches!(
+            error("GET / HTTP/1.1"),
+            HeaderError::Protocol { .. }
+        ));
+        assert!(matches!(
+            error("KEMARI-CONSOLE 2 vm=a"),
+            HeaderError::Protocol { .. }
+        ));
+        assert_eq!(
+            error("KEMARI-CONSOLE 1 vm=a"),
+            HeaderError::Missing { field: "node" }
+        );
         assert_eq!(
             error("KEMARI-CONSOLE 1 vm=a node=b generation=-1 position=0"),
-            HeaderError::Number { field: "generation", value: "-1".into() }
+            HeaderError::Number {
+                field: "generation",
+                value: "-1".into()
+            }
         );
     }
 }

@@ -84,7 +84,9 @@ impl Splice {
 
     /// Bytes of a connection, in order; cuts may be anywhere. `at_ns` never decreases.
     pub fn receive(&mut self, connection: usize, bytes: &[u8], at_ns: u64) {
-        let Some(here) = self.connections.get_mut(connection) else { return };
+        let Some(here) = self.connections.get_mut(connection) else {
+            return;
+        };
         if here.refused {
             return;
         }
@@ -114,7 +116,8 @@ impl Splice {
         if let Some(here) = self.connections.get_mut(connection) {
             here.refused = true;
         }
-        self.violations.push(Violation::Unreadable { connection, reason });
+        self.violations
+            .push(Violation::Unreadable { connection, reason });
     }
 
     fn introduce(&mut self, connection: usize, line: &str, at_ns: u64) {
@@ -127,14 +130,20 @@ impl Splice {
             let reason = format!("it starts at {}, beyond {limit}", header.position);
             return self.refuse(connection, reason);
         }
-        let mut others = self.connections.iter().filter_map(|other| other.header.as_ref());
+        let mut others = self
+            .connections
+            .iter()
+            .filter_map(|other| other.header.as_ref());
         if let Some(other) = others.find(|other| other.vm != header.vm) {
             let reason = format!("it is of VM {}, the others are of {}", header.vm, other.vm);
             return self.refuse(connection, reason);
         }
         let rival = self.connections.iter().position(|other| {
             let same = |other: &Header| other.generation == header.generation;
-            other.header.as_ref().is_some_and(|other| same(other) && other.node != header.node)
+            other
+                .header
+                .as_ref()
+                .is_some_and(|other| same(other) && other.node != header.node)
         });
         let position = header.position;
         if let Some(here) = self.connections.get_mut(connection) {
@@ -143,16 +152,27 @@ impl Splice {
         let source = self.source(connection);
         if let Some(rival) = rival {
             let first = self.source(rival);
-            self.violations.push(Violation::TwoNodes { first, second: source.clone() });
+            self.violations.push(Violation::TwoNodes {
+                first,
+                second: source.clone(),
+            });
         }
-        self.events.push(Event::Opened { source, position, at_ns });
+        self.events.push(Event::Opened {
+            source,
+            position,
+            at_ns,
+        });
     }
 
     fn deliver(&mut self, connection: usize, bytes: &[u8], at_ns: u64) {
-        let Some(here) = self.connections.get_mut(connection) else { return };
+        let Some(here) = self.connections.get_mut(connection) else {
+            return;
+        };
         let start = here.header.as_ref().map_or(0, |header| header.position);
         // Refused above when it does not fit: see `introduce`.
-        let from = usize::try_from(start).unwrap_or(usize::MAX).saturating_add(here.raw.len());
+        let from = usize::try_from(start)
+            .unwrap_or(usize::MAX)
+            .saturating_add(here.raw.len());
         if bytes.is_empty() {
             return;
         }
@@ -168,8 +188,13 @@ impl Splice {
     }
 
     fn record(&mut self, connection: usize, from: usize, length: usize, at_ns: u64) {
-        if let Some(Event::Delivered { connection: last, bytes, first_ns, last_ns, .. }) =
-            self.events.last_mut()
+        if let Some(Event::Delivered {
+            connection: last,
+            bytes,
+            first_ns,
+            last_ns,
+            ..
+        }) = self.events.last_mut()
             && *last == connection
             && at_ns.saturating_sub(*first_ns) < RESOLUTION_NS
         {
@@ -179,7 +204,13 @@ impl Splice {
         }
         let (position, bytes) = (from as u64, length as u64);
         let (first_ns, last_ns) = (at_ns, at_ns);
-        self.events.push(Event::Delivered { connection, position, bytes, first_ns, last_ns });
+        self.events.push(Event::Delivered {
+            connection,
+            position,
+            bytes,
+            first_ns,
+            last_ns,
+        });
     }
 
     fn note_takeover(&mut self, connection: usize, from: usize, at_ns: u64) {
@@ -204,7 +235,9 @@ impl Splice {
     /// Positions that have been passed already: equal, or in conflict, or filling a hole late.
     fn compare(&mut self, connection: usize, from: usize, again: &[u8]) {
         let range = from..from + again.len();
-        let Some(seen) = self.stream.get_mut(range.clone()) else { return };
+        let Some(seen) = self.stream.get_mut(range.clone()) else {
+            return;
+        };
         let touched = |hole: &&Range<usize>| hole.start < range.end && range.start < hole.end;
         if self.holes.iter().find(touched).is_none() && seen == again {
             return self.note_repeated(connection, &range);
@@ -234,7 +267,11 @@ impl Splice {
                 continue;
             }
             let (from, to) = (filled.start as u64, filled.end as u64);
-            self.violations.push(Violation::Late { from, to, by: by.clone() });
+            self.violations.push(Violation::Late {
+                from,
+                to,
+                by: by.clone(),
+            });
             let around = [hole.start..filled.start, filled.end..hole.end];
             left.extend(around.into_iter().filter(|part| !part.is_empty()));
         }
@@ -242,21 +279,33 @@ impl Splice {
     }
 
     fn note_conflict(&mut self, connection: usize, from: usize, count: usize) {
-        let known = self.connections.get(connection).and_then(|here| here.conflict);
+        let known = self
+            .connections
+            .get(connection)
+            .and_then(|here| here.conflict);
         if let Some(Violation::Conflict { bytes, .. }) =
             known.and_then(|index| self.violations.get_mut(index))
         {
             *bytes += count as u64;
             return;
         }
-        let origin = self.origins.range(..=from).next_back().map_or(connection, |(_, who)| *who);
+        let origin = self
+            .origins
+            .range(..=from)
+            .next_back()
+            .map_or(connection, |(_, who)| *who);
         let (first, second) = (self.source(origin), self.source(connection));
         let index = self.violations.len();
         if let Some(here) = self.connections.get_mut(connection) {
             here.conflict = Some(index);
         }
         let (from, bytes) = (from as u64, count as u64);
-        self.violations.push(Violation::Conflict { from, bytes, first, second });
+        self.violations.push(Violation::Conflict {
+            from,
+            bytes,
+            first,
+            second,
+        });
     }
 
     fn note_repeated(&mut self, connection: usize, range: &Range<usize>) {
@@ -293,7 +342,9 @@ impl Splice {
     }
 
     fn suspect(&mut self, connection: usize, range: Range<usize>) {
-        let Some(newer) = self.newest.map(|newest| self.generation(newest)) else { return };
+        let Some(newer) = self.newest.map(|newest| self.generation(newest)) else {
+            return;
+        };
         if newer <= self.generation(connection) {
             return;
         }
@@ -305,14 +356,24 @@ impl Splice {
             return;
         }
         let repeated_to = range.start;
-        self.suspicions.push(Suspicion { connection, range, repeated_to, newer });
+        self.suspicions.push(Suspicion {
+            connection,
+            range,
+            repeated_to,
+            newer,
+        });
     }
 
     fn find_last_line(&mut self, connection: usize, from: usize, new: &[u8]) {
-        let Some(newline) = new.iter().rposition(|byte| *byte == b'\n') else { return };
+        let Some(newline) = new.iter().rposition(|byte| *byte == b'\n') else {
+            return;
+        };
         let end = from + newline;
         let before = self.stream.get(..end).unwrap_or_default();
-        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let start = before
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
         self.last_line = Some((start..end, connection));
     }
 
@@ -323,24 +384,43 @@ impl Splice {
         {
             takeover.resumed_ns.get_or_insert(at_ns);
         }
-        let Some((from_ns, before)) = self.last_new else { return };
+        let Some((from_ns, before)) = self.last_new else {
+            return;
+        };
         if at_ns.saturating_sub(from_ns) >= RESOLUTION_NS {
             let (before, after) = (self.source(before), self.source(connection));
             let position = from as u64;
-            self.outages.push(Outage { from_ns, to_ns: at_ns, position, before, after });
+            self.outages.push(Outage {
+                from_ns,
+                to_ns: at_ns,
+                position,
+                before,
+                after,
+            });
         }
     }
 
     fn generation(&self, connection: usize) -> u64 {
-        let header = self.connections.get(connection).and_then(|here| here.header.as_ref());
+        let header = self
+            .connections
+            .get(connection)
+            .and_then(|here| here.header.as_ref());
         header.map_or(0, |header| header.generation)
     }
 
     fn source(&self, connection: usize) -> Source {
-        let header = self.connections.get(connection).and_then(|here| here.header.as_ref());
-        let (node, generation) =
-            header.map_or_else(Default::default, |header| (header.node.clone(), header.generation));
-        Source { connection, node, generation }
+        let header = self
+            .connections
+            .get(connection)
+            .and_then(|here| here.header.as_ref());
+        let (node, generation) = header.map_or_else(Default::default, |header| {
+            (header.node.clone(), header.generation)
+        });
+        Source {
+            connection,
+            node,
+            generation,
+        }
     }
 }
 
@@ -358,13 +438,21 @@ impl Splice {
             let (from, to) = (hole.start as u64, hole.end as u64);
             Violation::Gap { from, to }
         });
-        let old = self.suspicions.iter().map(|suspicion| Violation::OldGeneration {
-            from: suspicion.repeated_to as u64,
-            to: suspicion.range.end as u64,
-            by: self.source(suspicion.connection),
-            newer: suspicion.newer,
-        });
-        self.violations.iter().cloned().chain(gaps).chain(old).collect()
+        let old = self
+            .suspicions
+            .iter()
+            .map(|suspicion| Violation::OldGeneration {
+                from: suspicion.repeated_to as u64,
+                to: suspicion.range.end as u64,
+                by: self.source(suspicion.connection),
+                newer: suspicion.newer,
+            });
+        self.violations
+            .iter()
+            .cloned()
+            .chain(gaps)
+            .chain(old)
+            .collect()
     }
 
     /// Every change of hands, in order.
@@ -398,7 +486,11 @@ impl Splice {
         let (range, connection) = self.last_line.clone()?;
         let line = String::from_utf8_lossy(self.stream.get(range)?).into_owned();
         let at_ns = self.last_new_ns()?;
-        Some(Latest { source: self.source(connection), line, at_ns })
+        Some(Latest {
+            source: self.source(connection),
+            line,
+            at_ns,
+        })
     }
 
     /// Bytes delivered by each node: all of them, and those that nobody had delivered before.
@@ -416,10 +508,8 @@ impl Splice {
 
     /// Every connection that introduced itself, with everything it delivered.
     pub fn raw(&self) -> impl Iterator<Item = (&Header, &[u8])> {
-        let introduced = |here: &'_ Connection| here.header.is_some();
-        self.connections.iter().filter(move |here| introduced(here)).filter_map(|here| {
-            let header = here.header.as_ref()?;
-            Some((header, here.raw.as_slice()))
-        })
+        self.connections
+            .iter()
+            .filter_map(|here| Some((here.header.as_ref()?, &here.raw[..])))
     }
 }

@@ -20,8 +20,15 @@ pub struct Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connection, node, generation } = self;
-        write!(f, "{node} (generation {generation}, connection {connection})")
+        let Self {
+            connection,
+            node,
+            generation,
+        } = self;
+        write!(
+            f,
+            "{node} (generation {generation}, connection {connection})"
+        )
     }
 }
 
@@ -114,7 +121,9 @@ impl Takeover {
     /// How long the outside saw nothing new; `None` while it still does not.
     pub fn silence(&self) -> Option<Duration> {
         let resumed = self.resumed_ns?;
-        Some(Duration::from_nanos(resumed.saturating_sub(self.silent_from_ns)))
+        Some(Duration::from_nanos(
+            resumed.saturating_sub(self.silent_from_ns),
+        ))
     }
 }
 
