@@ -22,7 +22,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::header::{Header, MAX_HEADER};
-use super::verdict::{Event, Latest, Outage, Source, Takeover, Violation};
+use super::verdict::{Event, Outage, Source, Takeover, Violation};
+
+mod answers;
+mod suspicion;
+
+use suspicion::Suspicions;
 
 /// Silences shorter than this are not kept, and arrivals closer than this are one event (1 ms).
 pub const RESOLUTION_NS: u64 = 1_000_000;
@@ -44,15 +49,6 @@ struct Connection {
     conflict: Option<usize>,
 }
 
-/// New bytes of an old generation; `repeated_to` grows as a newer one repeats them.
-#[derive(Debug)]
-struct Suspicion {
-    connection: usize,
-    range: Range<usize>,
-    repeated_to: usize,
-    newer: u64,
-}
-
 /// The spliced console stream of one VM, and everything that can be said about it.
 #[derive(Debug, Default)]
 pub struct Splice {
@@ -62,7 +58,7 @@ pub struct Splice {
     holes: Vec<Range<usize>>,
     /// First position of each run, and the connection that delivered it first.
     origins: BTreeMap<usize, usize>,
-    suspicions: Vec<Suspicion>,
+    suspicions: Suspicions,
     violations: Vec<Violation>,
     takeovers: Vec<Takeover>,
     outages: Vec<Outage>,
@@ -310,15 +306,7 @@ impl Splice {
 
     fn note_repeated(&mut self, connection: usize, range: &Range<usize>) {
         let generation = self.generation(connection);
-        let mut suspicions = std::mem::take(&mut self.suspicions);
-        for suspicion in &mut suspicions {
-            let older = self.generation(suspicion.connection) < generation;
-            if older && range.contains(&suspicion.repeated_to) {
-                suspicion.repeated_to = range.end.min(suspicion.range.end);
-            }
-        }
-        suspicions.retain(|suspicion| suspicion.repeated_to < suspicion.range.end);
-        self.suspicions = suspicions;
+        self.suspicions.repeated(generation, range);
     }
 
     /// Positions that nobody has delivered.
@@ -342,26 +330,11 @@ impl Splice {
     }
 
     fn suspect(&mut self, connection: usize, range: Range<usize>) {
-        let Some(newer) = self.newest.map(|newest| self.generation(newest)) else {
-            return;
-        };
-        if newer <= self.generation(connection) {
-            return;
+        let newest = self.newest.map(|newest| self.generation(newest));
+        if let Some(newer) = newest.filter(|newest| *newest > self.generation(connection)) {
+            let by = self.source(connection);
+            self.suspicions.add(by, range, newer);
         }
-        if let Some(last) = self.suspicions.last_mut()
-            && last.connection == connection
-            && last.range.end == range.start
-        {
-            last.range.end = range.end;
-            return;
-        }
-        let repeated_to = range.start;
-        self.suspicions.push(Suspicion {
-            connection,
-            range,
-            repeated_to,
-            newer,
-        });
     }
 
     fn find_last_line(&mut self, connection: usize, from: usize, new: &[u8]) {
@@ -421,95 +394,5 @@ impl Splice {
             node,
             generation,
         }
-    }
-}
-
-/// What can be asked at any time.
-impl Splice {
-    /// The stream, each position once, as first delivered; zero bytes where something is missing.
-    pub fn bytes(&self) -> &[u8] {
-        &self.stream
-    }
-
-    /// Everything that was broken until now. A [`Violation::OldGeneration`] may still be withdrawn
-    /// and a [`Violation::Gap`] may still turn into [`Violation::Late`]; ask at the end of a test.
-    pub fn violations(&self) -> Vec<Violation> {
-        let gaps = self.holes.iter().map(|hole| {
-            let (from, to) = (hole.start as u64, hole.end as u64);
-            Violation::Gap { from, to }
-        });
-        let old = self
-            .suspicions
-            .iter()
-            .map(|suspicion| Violation::OldGeneration {
-                from: suspicion.repeated_to as u64,
-                to: suspicion.range.end as u64,
-                by: self.source(suspicion.connection),
-                newer: suspicion.newer,
-            });
-        self.violations
-            .iter()
-            .cloned()
-            .chain(gaps)
-            .chain(old)
-            .collect()
-    }
-
-    /// Every change of hands, in order.
-    pub fn takeovers(&self) -> &[Takeover] {
-        &self.takeovers
-    }
-
-    /// Every time of at least [`RESOLUTION_NS`] in which no new byte came, in order. The present
-    /// one is not among them until it ends; see [`Splice::last_new_ns`].
-    pub fn outages(&self) -> &[Outage] {
-        &self.outages
-    }
-
-    /// When the last new byte came.
-    pub fn last_new_ns(&self) -> Option<u64> {
-        self.last_new.map(|(at_ns, _)| at_ns)
-    }
-
-    /// What happened on the sockets.
-    pub fn events(&self) -> &[Event] {
-        &self.events
-    }
-
-    /// The newest generation that has delivered bytes.
-    pub fn newest_generation(&self) -> Option<u64> {
-        self.newest.map(|newest| self.generation(newest))
-    }
-
-    /// The last complete line and who delivered its end.
-    pub fn latest(&self) -> Option<Latest> {
-        let (range, connection) = self.last_line.clone()?;
-        let line = String::from_utf8_lossy(self.stream.get(range)?).into_owned();
-        let at_ns = self.last_new_ns()?;
-        Some(Latest {
-            source: self.source(connection),
-            line,
-            at_ns,
-        })
-    }
-
-    /// Bytes delivered by each node: all of them, and those that nobody had delivered before.
-    pub fn bytes_by_node(&self) -> BTreeMap<String, (u64, u64)> {
-        let mut counts = BTreeMap::new();
-        for here in &self.connections {
-            if let Some(header) = &here.header {
-                let (all, new) = counts.entry(header.node.clone()).or_insert((0, 0));
-                *all += here.raw.len() as u64;
-                *new += here.new;
-            }
-        }
-        counts
-    }
-
-    /// Every connection that introduced itself, with everything it delivered.
-    pub fn raw(&self) -> impl Iterator<Item = (&Header, &[u8])> {
-        self.connections
-            .iter()
-            .filter_map(|here| Some((here.header.as_ref()?, &here.raw[..])))
     }
 }
