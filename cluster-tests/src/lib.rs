@@ -8,6 +8,7 @@ pub mod corosync;
 pub mod fencing;
 pub mod guests;
 pub mod ledger;
+pub mod namespaces;
 pub mod observer;
 pub mod rootfs;
 pub mod site;

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts Corosync and Pacemaker in the nodes and waits until they are one cluster.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::Namespaces;
+use crate::bed::Bed as _;
+
+/// How long a cluster may take to form, also on a machine busy with other tests. An idle one needs 5 s.
+const ONLINE_LIMIT: Duration = Duration::from_secs(120);
+
+impl Namespaces {
+    /// Starts the cluster on every node and waits until Pacemaker shows them all online.
+    ///
+    /// # Errors
+    /// When a service does not start, or a node is not online in time; the nodes' journals are kept then.
+    pub fn start_cluster(&self) -> Result<()> {
+        self.on_all(self.nodes(), |node| self.start_services(node))?;
+        self.wait_online(self.nodes())
+    }
+
+    /// Starts the cluster on one node, perhaps one that came back, and waits until it is online.
+    pub fn start_cluster_on(&self, node: &str) -> Result<()> {
+        self.start_services(node)?;
+        self.wait_online(&[node.to_owned()])
+    }
+
+    fn start_services(&self, node: &str) -> Result<()> {
+        self.exec(node, &["systemctl", "start", "corosync", "pacemaker"])?
+            .success()
+            .map(drop)
+    }
+
+    /// Waits until `crm_mon` on the first of these nodes shows all of them online.
+    pub fn wait_online(&self, nodes: &[String]) -> Result<()> {
+        let Some(observer) = nodes.first() else {
+            return Ok(());
+        };
+        let what = format!("{} online", nodes.join(", "));
+        self.wait_for_status(observer, &what, |status| {
+            nodes.iter().all(|node| is_online(status, node))
+        })
+    }
+
+    /// Waits until the XML that `crm_mon` prints on a node satisfies a condition; `what` names it in the error.
+    ///
+    /// # Errors
+    /// After 120 s, with the last status and the place of the nodes' journals.
+    pub fn wait_for_status(
+        &self,
+        observer: &str,
+        what: &str,
+        holds: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + ONLINE_LIMIT;
+        loop {
+            let status = self.exec(observer, &["crm_mon", "-1", "--output-as=xml"])?;
+            if status.status == 0 && holds(&status.stdout) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let place = self.keep_journals();
+                bail!(
+                    "Not seen on {observer} within {} s: {what}. Journals are in {}. Last status:\n{}{}",
+                    ONLINE_LIMIT.as_secs(),
+                    place.display(),
+                    status.stdout,
+                    status.stderr
+                );
+            }
+            // Pacemaker has no event to wait for without linking its libraries.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// Whether `crm_mon`'s XML shows a node online and ready for resources.
+pub(super) fn is_online(status: &str, node: &str) -> bool {
+    let name = format!("<node name=\"{node}\"");
+    status.lines().any(|line| {
+        line.contains(&name)
+            && line.contains("online=\"true\"")
+            && line.contains("pending=\"false\"")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_online;
+
+    #[test]
+    fn a_pending_node_is_not_online() {
+        let line = |name, online, pending| {
+            format!("<node name=\"{name}\" id=\"1\" online=\"{online}\" pending=\"{pending}\"/>\n")
+        };
+        let status = line("node1", true, false) + &line("node2", true, true);
+        assert!(is_online(&status, "node1"));
+        assert!(!is_online(&status, "node2"));
+        assert!(!is_online(&status, "node"));
+    }
+}
