@@ -4,6 +4,7 @@
 
 pub mod bed;
 pub mod cache;
+pub mod control;
 pub mod corosync;
 pub mod fencing;
 pub mod guests;
