@@ -1,2 +1,114 @@
 // SPDX-License-Identifier: Apache-2.0
-//! To come.
+//! The output gate: the event-tap behind the licence.
+//!
+//! The process keeps this under one lock. Every change of the licence and every release go through
+//! it, so there is no moment at which an output could leave under a licence that is gone.
+//!
+//! Asserted: what is handed out under a paired licence belongs to an acknowledged epoch.
+
+use kemari_api::Epoch;
+
+use crate::event_tap::{Carry, ClosedEpoch, EventTap, Release};
+use crate::licence::{Licence, LicenceError, LicenceEvent, Permission};
+use crate::output::OutputKind;
+
+/// The event-tap and the licence it obeys.
+#[derive(Debug)]
+pub struct OutputGate {
+    licence: Licence,
+    tap: EventTap,
+}
+
+impl OutputGate {
+    /// A gate through which nothing leaves until a licence is granted.
+    #[must_use]
+    pub fn new(mut tap: EventTap) -> Self {
+        tap.hold();
+        Self {
+            licence: Licence::None,
+            tap,
+        }
+    }
+
+    /// The licence.
+    #[must_use]
+    pub const fn licence(&self) -> Licence {
+        self.licence
+    }
+
+    /// The tap, to look at.
+    #[must_use]
+    pub const fn tap(&self) -> &EventTap {
+        &self.tap
+    }
+
+    /// Takes an event of the licence. Returns the licence after it.
+    ///
+    /// # Errors
+    /// When the event does not fit; licence and outputs are as before.
+    ///
+    /// # Panics
+    /// On [`LicenceEvent::Committed`]: that one comes with its epoch, see [`Self::committed`].
+    pub fn handle(&mut self, event: LicenceEvent) -> Result<Licence, LicenceError> {
+        assert_ne!(event, LicenceEvent::Committed, "a commit names its epoch");
+        self.apply(event)
+    }
+
+    /// The passive side acknowledged everything up to this epoch.
+    ///
+    /// # Errors
+    /// When the licence is not in a state in which anything can be acknowledged.
+    pub fn committed(&mut self, epoch: Epoch) -> Result<Licence, LicenceError> {
+        let licence = self.apply(LicenceEvent::Committed)?;
+        self.tap.commit(epoch);
+        Ok(licence)
+    }
+
+    fn apply(&mut self, event: LicenceEvent) -> Result<Licence, LicenceError> {
+        self.licence = self.licence.after(event)?;
+        if self.licence.permission() == Permission::All {
+            self.tap.release_all_solo();
+        } else {
+            self.tap.hold();
+        }
+        Ok(self.licence)
+    }
+
+    /// Queues an output; see [`EventTap::push`].
+    pub fn push(&mut self, kind: OutputKind, bytes: &[u8]) -> bool {
+        self.tap.push(kind, bytes)
+    }
+
+    /// Ends the open epoch; see [`EventTap::close_epoch`].
+    pub fn close_epoch(&mut self, carry: Carry) -> ClosedEpoch {
+        self.tap.close_epoch(carry)
+    }
+
+    /// The next output that may leave under the licence held now.
+    pub fn next_release(&mut self) -> Option<Release> {
+        match self.licence.permission() {
+            Permission::Nothing => None,
+            Permission::All => self.tap.next_release(),
+            Permission::Committed => {
+                let release = self.tap.next_release()?;
+                let committed = self.tap.committed();
+                assert!(
+                    release.epoch <= committed,
+                    "{} released, {committed} acked",
+                    release.epoch
+                );
+                Some(release)
+            }
+        }
+    }
+
+    /// The outside has taken the oldest output that was handed out; see [`EventTap::taken`].
+    pub fn taken(&mut self) {
+        self.tap.taken();
+    }
+
+    /// Hands out again what was not taken; see [`EventTap::hand_out_again`].
+    pub const fn hand_out_again(&mut self) {
+        self.tap.hand_out_again();
+    }
+}

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::reversed_empty_ranges)]
+    #[allow(clippy::reversed_empty_ranges, clippy::single_range_in_vec_init)]
     fn ranges_that_make_no_sense_are_refused() {
         for ranges in [
             vec![5..5],

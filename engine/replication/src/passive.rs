@@ -13,12 +13,15 @@
 //! Pages of the initial copy go to RAM at once. From the first of them to the next commit the
 //! replica holds nothing it could run from.
 
+mod checkpoint;
+mod coverage;
 mod replica;
 mod retained;
 mod session;
 mod staging;
 
+pub use checkpoint::{Checkpoint, PageBatch, StagedPages};
 pub use replica::Replica;
-pub use retained::Retained;
+pub use retained::{RETAINED_BYTES_MAX, Retained};
 pub use session::{Call, PassiveAction, PassiveConfig, PassiveSession};
-pub use staging::{Checkpoint, PageBatch, STATE_BYTES_MAX, StagedPages};
+pub use staging::STATE_BYTES_MAX;

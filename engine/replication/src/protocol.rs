@@ -88,6 +88,14 @@ pub enum ProtocolError {
         /// What it builds on; 0 for a copy made in this session.
         base: Epoch,
     },
+    /// Outputs are said to have left before this replica committed their epoch.
+    #[error("Outputs up to epoch {delivered} are said to have left, committed is only {committed}")]
+    DeliveredBeyondCommitted {
+        /// The epoch named.
+        delivered: Epoch,
+        /// The newest epoch committed here.
+        committed: Epoch,
+    },
     /// The initial copy left pages out.
     #[error("The initial copy ended with {missing} pages of RAM never sent")]
     CopyIncomplete {

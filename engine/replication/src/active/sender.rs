@@ -105,7 +105,7 @@ impl ActiveSender {
         };
         self.writer
             .frame(out, FrameKind::Hello, Epoch::default(), |payload| {
-                Hello::encode(payload, &body)
+                Hello::encode(payload, &body);
             });
     }
 
@@ -193,7 +193,7 @@ impl ActiveSender {
             console_position: begin.console_position,
         };
         self.transaction_frame(out, FrameKind::Begin, |payload| {
-            begin_payload.encode(payload)
+            begin_payload.encode(payload);
         });
     }
 
@@ -274,7 +274,7 @@ impl ActiveSender {
         // Before the bytes exist, so that no acknowledgement can overtake it.
         self.sent.store(epoch.get(), Ordering::Release);
         self.writer.frame(out, FrameKind::Commit, epoch, |payload| {
-            commit.encode(payload)
+            commit.encode(payload);
         });
         self.state = State::Between { last: epoch };
         epoch

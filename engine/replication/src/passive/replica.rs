@@ -3,8 +3,8 @@
 
 use kemari_api::{Epoch, Generation};
 
+use super::checkpoint::Checkpoint;
 use super::retained::Retained;
-use super::staging::Checkpoint;
 use crate::wire::Held;
 
 /// The knowledge of a passive replica. RAM and machine state themselves lie with the process.
@@ -12,6 +12,8 @@ use crate::wire::Held;
 pub struct Replica {
     generation: Generation,
     held: Option<Held>,
+    /// The newest epoch ever committed in this generation, whether it is still held or not.
+    newest: Epoch,
     console_position: u64,
     retained: Retained,
 }
@@ -36,6 +38,10 @@ impl Replica {
     #[must_use]
     pub const fn held(&self) -> Option<Held> {
         self.held
+    }
+
+    pub(super) const fn newest(&self) -> Epoch {
+        self.newest
     }
 
     /// Position of the console's stream at the end of the checkpoint it holds.
@@ -67,6 +73,9 @@ impl Replica {
             generation >= self.generation,
             "an older generation is never followed"
         );
+        if generation > self.generation {
+            self.newest = Epoch::default();
+        }
         self.generation = generation;
         if self.held.is_some_and(|held| held.generation != generation) {
             self.forget();
@@ -81,8 +90,9 @@ impl Replica {
 
     /// This checkpoint is from now on what it would run from.
     pub(super) fn commit(&mut self, checkpoint: &mut Checkpoint) {
-        let newer = self.held.is_none_or(|held| held.epoch < checkpoint.epoch);
-        assert!(newer, "epoch {} committed again", checkpoint.epoch);
+        let (epoch, newest) = (checkpoint.epoch, self.newest);
+        assert!(epoch > newest, "epoch {epoch} committed after {newest}");
+        self.newest = epoch;
         self.held = Some(Held {
             generation: checkpoint.generation,
             epoch: checkpoint.epoch,

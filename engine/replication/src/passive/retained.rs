@@ -35,7 +35,7 @@ impl Retained {
         let last = self
             .outputs
             .back()
-            .map_or(Epoch::default(), |(epoch, _)| *epoch);
+            .map_or_else(Epoch::default, |(epoch, _)| *epoch);
         assert!(epoch > last, "epoch {epoch} committed after {last}");
         for output in outputs {
             self.bytes += cost(&output);
@@ -45,8 +45,14 @@ impl Retained {
 
     /// Forgets outputs up to and including this epoch: the outside has them.
     pub fn delivered(&mut self, up_to: Epoch) {
-        while let Some((_, output)) = self.outputs.pop_front_if(|(epoch, _)| *epoch <= up_to) {
-            self.bytes -= cost(&output);
+        while self
+            .outputs
+            .front()
+            .is_some_and(|(epoch, _)| *epoch <= up_to)
+        {
+            if let Some((_, output)) = self.outputs.pop_front() {
+                self.bytes -= cost(&output);
+            }
         }
     }
 

@@ -10,17 +10,17 @@
 
 use kemari_api::{Epoch, Generation, NodeName};
 
+use super::checkpoint::{Checkpoint, PageBatch, check_pages};
+use super::coverage::CopyCoverage;
 use super::replica::Replica;
-use super::staging::{Checkpoint, PageBatch, STATE_BYTES_MAX, check_pages};
-use crate::output::Output;
-use crate::page::{PageIndex, RamLayout};
+use super::staging::{Staging, in_ram};
+use crate::page::RamLayout;
 use crate::protocol::{Inbound, ProtocolError, expect_empty};
 use crate::wire::message::{decode_postcard, encode_postcard};
-use crate::wire::outputs::decode_outputs;
 use crate::wire::pages::PageReader;
 use crate::wire::{
     Begin, Commit, FrameHeader, FrameKind, FrameWriter, Goodbye, Hello, PROTOCOL_OLDEST,
-    PROTOCOL_VERSION, Refusal, TransactionDigest, VmIdentity, Welcome,
+    PROTOCOL_VERSION, Refusal, VmIdentity, Welcome,
 };
 
 /// What a session of the passive side starts from.
@@ -75,7 +75,6 @@ enum State {
     },
     Copying,
     Staging {
-        begin: Begin,
         epoch: Epoch,
     },
     Complete {
@@ -110,9 +109,8 @@ pub struct PassiveSession {
     writer: FrameWriter,
     state: State,
     copied: CopyCoverage,
-    staging: Checkpoint,
+    staging: Staging,
     spare: Vec<Checkpoint>,
-    digest: TransactionDigest,
 }
 
 impl PassiveSession {
@@ -127,9 +125,8 @@ impl PassiveSession {
             writer,
             state: State::ExpectingHello,
             copied: CopyCoverage::default(),
-            staging: Checkpoint::default(),
+            staging: Staging::default(),
             spare: Vec::new(),
-            digest: TransactionDigest::default(),
         }
     }
 
@@ -285,13 +282,13 @@ impl PassiveSession {
                 self.begin(header.epoch, payload)
             }
             (
-                State::Staging { begin, epoch },
+                State::Staging { epoch },
                 FrameKind::Pages | FrameKind::State | FrameKind::Outputs | FrameKind::Commit,
             ) => {
                 if header.epoch != epoch {
                     return Err(epoch_order(kind, epoch, header.epoch));
                 }
-                self.part(kind, epoch, &begin, payload)
+                self.part(kind, payload)
             }
             (state, _) if !is_welcomed(state) => Err(ProtocolError::UnexpectedFrame {
                 kind,
@@ -303,6 +300,7 @@ impl PassiveSession {
             }
             (_, FrameKind::Delivered) => {
                 expect_empty(kind, payload)?;
+                self.check_delivered(header.epoch)?;
                 self.replica.delivered(header.epoch);
                 Ok(PassiveAction::Continue)
             }
@@ -391,22 +389,28 @@ impl PassiveSession {
                 limit,
             });
         }
-        self.staging.clear();
-        self.digest.reset();
-        self.digest.add(FrameKind::Begin, payload);
-        self.state = State::Staging { begin, epoch };
+        self.staging.start(epoch, &begin, payload);
+        self.state = State::Staging { epoch };
         Ok(PassiveAction::Continue)
     }
 
-    /// Epochs of a session grow by one; the first is newer than what is held.
+    /// Outputs leave only after their epoch was committed here, if this replica holds anything.
+    fn check_delivered(&self, delivered: Epoch) -> Result<(), ProtocolError> {
+        match self.replica.held() {
+            Some(held) if delivered > held.epoch => Err(ProtocolError::DeliveredBeyondCommitted {
+                delivered,
+                committed: held.epoch,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Epochs of a session grow by one; the first is newer than all of its generation.
     fn check_epoch(&self, epoch: Epoch) -> Result<(), ProtocolError> {
         let (expected, fits) = match self.state {
             State::Between { last } => (last.next(), epoch == last.next()),
             _ => {
-                let lowest = self
-                    .replica
-                    .held()
-                    .map_or(Epoch::new(1), |held| held.epoch.next());
+                let lowest = self.replica.newest().next();
                 (lowest, epoch >= lowest)
             }
         };
@@ -435,121 +439,25 @@ impl PassiveSession {
     fn part<'a>(
         &mut self,
         kind: FrameKind,
-        epoch: Epoch,
-        begin: &Begin,
         payload: &[u8],
     ) -> Result<PassiveAction<'a>, ProtocolError> {
-        if kind == FrameKind::Commit {
-            let commit = Commit::decode(payload)?;
-            return self
-                .commit(epoch, begin, &commit)
-                .map(PassiveAction::Complete);
-        }
-        self.digest.add(kind, payload);
         match kind {
-            FrameKind::Pages => self.stage_pages(epoch, begin.pages, payload)?,
-            FrameKind::State => {
-                let bytes = self.staging.state.len() + payload.len();
-                if bytes > STATE_BYTES_MAX {
-                    let limit = STATE_BYTES_MAX as u64;
-                    return Err(ProtocolError::TooMuch {
-                        epoch,
-                        what: "machine state",
-                        limit,
-                    });
-                }
-                self.staging.state.extend_from_slice(payload);
-            }
-            _ => self.stage_outputs(epoch, payload)?,
+            FrameKind::Pages => self.staging.pages(&self.config.ram, payload)?,
+            FrameKind::State => self.staging.state(payload)?,
+            FrameKind::Outputs => self.staging.outputs(self.replica.retained(), payload)?,
+            _ => return self.commit(payload),
         }
         Ok(PassiveAction::Continue)
     }
 
-    fn stage_pages(
-        &mut self,
-        epoch: Epoch,
-        limit: u64,
-        payload: &[u8],
-    ) -> Result<(), ProtocolError> {
-        for page in PageReader::new(FrameKind::Pages, payload) {
-            let (index, content) = page?;
-            in_ram(&self.config.ram, FrameKind::Pages, index)?;
-            if self.staging.pages.len() as u64 >= limit {
-                return Err(ProtocolError::TooMuch {
-                    epoch,
-                    what: "announced pages",
-                    limit,
-                });
-            }
-            self.staging.pages.push(index, content);
-        }
-        Ok(())
-    }
-
-    fn stage_outputs(&mut self, epoch: Epoch, payload: &[u8]) -> Result<(), ProtocolError> {
-        decode_outputs(payload, &mut self.staging.outputs)?;
-        if !self.replica.retained().has_room_for(&self.staging.outputs) {
-            let limit = super::retained::RETAINED_BYTES_MAX as u64;
-            return Err(ProtocolError::TooMuch {
-                epoch,
-                what: "outputs",
-                limit,
-            });
-        }
-        Ok(())
-    }
-
-    fn commit(
-        &mut self,
-        epoch: Epoch,
-        begin: &Begin,
-        commit: &Commit,
-    ) -> Result<Checkpoint, ProtocolError> {
-        let outputs: &[Output] = &self.staging.outputs;
-        for (what, announced, received) in [
-            ("pages", commit.pages, self.staging.pages.len() as u64),
-            (
-                "pages since Begin",
-                begin.pages,
-                self.staging.pages.len() as u64,
-            ),
-            (
-                "bytes of state",
-                commit.state_bytes,
-                self.staging.state.len() as u64,
-            ),
-            ("outputs", commit.outputs, outputs.len() as u64),
-            (
-                "payload bytes",
-                commit.payload_bytes,
-                self.digest.payload_bytes(),
-            ),
-        ] {
-            if announced != received {
-                return Err(ProtocolError::Total {
-                    epoch,
-                    what,
-                    announced,
-                    received,
-                });
-            }
-        }
-        let received = self.digest.value();
-        if commit.digest != received {
-            return Err(ProtocolError::Digest {
-                epoch,
-                announced: commit.digest,
-                received,
-            });
-        }
+    fn commit<'a>(&mut self, payload: &[u8]) -> Result<PassiveAction<'a>, ProtocolError> {
+        self.staging.verify(&Commit::decode(payload)?)?;
         let spare = self.spare.pop().unwrap_or_default();
-        let mut checkpoint = std::mem::replace(&mut self.staging, spare);
-        checkpoint.generation = self.replica.generation();
-        checkpoint.epoch = epoch;
-        checkpoint.delivered_up_to = begin.delivered_up_to;
-        checkpoint.console_position = begin.console_position;
-        self.state = State::Complete { epoch };
-        Ok(checkpoint)
+        let checkpoint = self.staging.complete(self.replica.generation(), spare);
+        self.state = State::Complete {
+            epoch: checkpoint.epoch,
+        };
+        Ok(PassiveAction::Complete(checkpoint))
     }
 
     fn end<'a>(
@@ -577,46 +485,10 @@ const fn is_welcomed(state: State) -> bool {
     )
 }
 
-fn in_ram(ram: &RamLayout, kind: FrameKind, index: PageIndex) -> Result<(), ProtocolError> {
-    if ram.contains(index) {
-        return Ok(());
-    }
-    Err(ProtocolError::PageOutsideRam { kind, index })
-}
-
 const fn epoch_order(kind: FrameKind, expected: Epoch, found: Epoch) -> ProtocolError {
     ProtocolError::EpochOrder {
         kind,
         expected,
         found,
-    }
-}
-
-/// Which pages the initial copy has named so far.
-#[derive(Debug, Default)]
-struct CopyCoverage {
-    words: Vec<u64>,
-    marked: u64,
-}
-
-impl CopyCoverage {
-    fn mark(&mut self, ram: &RamLayout, index: PageIndex) {
-        let Some(ordinal) = ram.ordinal(index).and_then(|n| usize::try_from(n).ok()) else {
-            return;
-        };
-        let (word, bit) = (ordinal / 64, 1 << (ordinal % 64));
-        if self.words.len() <= word {
-            self.words.resize(word + 1, 0);
-        }
-        if let Some(word) = self.words.get_mut(word)
-            && *word & bit == 0
-        {
-            *word |= bit;
-            self.marked += 1;
-        }
-    }
-
-    const fn missing(&self, ram: &RamLayout) -> u64 {
-        ram.pages().saturating_sub(self.marked)
     }
 }

@@ -1,144 +1,146 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the parts of a transaction wait, apart from RAM, until it is complete.
+//! The staging area: the parts of one open transaction, apart from RAM, and their verification.
 //!
-//! Buffers grow with what has really arrived, never with what was announced, and are used again
-//! for later epochs.
+//! Everything that arrives is checked against a limit before it is kept. Nothing leaves the area
+//! unless totals and digest agree with the Commit.
 
 use kemari_api::{Epoch, Generation};
 
-use crate::output::Output;
-use crate::page::{PAGE_BYTES, PageContent, PageIndex};
-use crate::wire::WireError;
+use super::checkpoint::Checkpoint;
+use super::retained::{RETAINED_BYTES_MAX, Retained};
+use crate::page::{PageIndex, RamLayout};
+use crate::protocol::ProtocolError;
+use crate::wire::outputs::decode_outputs;
 use crate::wire::pages::PageReader;
+use crate::wire::{Begin, Commit, FrameKind, TransactionDigest};
 
 /// Largest machine state of one checkpoint, in bytes (RAM is not part of it).
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A buffer larger than this is given back to the system after use.
-const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Pages that have been checked against the RAM layout and may be applied as they are.
-#[derive(Debug, Clone)]
-pub struct PageBatch<'a> {
-    reader: PageReader<'a>,
-}
-
-impl<'a> PageBatch<'a> {
-    pub(super) const fn checked(reader: PageReader<'a>) -> Self {
-        Self { reader }
-    }
-}
-
-impl<'a> Iterator for PageBatch<'a> {
-    type Item = (PageIndex, PageContent<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.reader.next()?.ok()
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct StagedPage {
-    index: PageIndex,
-    /// Which raw page of the arena holds it; `None` for zeros.
-    raw: Option<usize>,
-}
-
-/// The pages of one checkpoint, in the order they were sent. A page sent twice counts twice; the
-/// later one is what it holds.
+/// The parts of one transaction.
 #[derive(Debug, Default)]
-pub struct StagedPages {
-    pages: Vec<StagedPage>,
-    arena: Vec<u8>,
+pub(super) struct Staging {
+    checkpoint: Checkpoint,
+    announced_pages: u64,
+    digest: TransactionDigest,
 }
 
-impl StagedPages {
-    /// How many there are.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.pages.len()
+impl Staging {
+    /// Forgets what was there and starts a transaction.
+    pub(super) fn start(&mut self, epoch: Epoch, begin: &Begin, payload: &[u8]) {
+        self.checkpoint.clear();
+        self.checkpoint.epoch = epoch;
+        self.checkpoint.delivered_up_to = begin.delivered_up_to;
+        self.checkpoint.console_position = begin.console_position;
+        self.announced_pages = begin.pages;
+        self.digest.reset();
+        self.digest.add(FrameKind::Begin, payload);
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.pages.is_empty()
-    }
-
-    /// The pages, in the order they are to be applied.
-    pub fn iter(&self) -> impl Iterator<Item = (PageIndex, PageContent<'_>)> {
-        let (raws, _) = self.arena.as_chunks::<PAGE_BYTES>();
-        self.pages.iter().map(move |page| {
-            let content = match page.raw.and_then(|raw| raws.get(raw)) {
-                Some(bytes) => PageContent::Raw(bytes),
-                None => PageContent::Zero,
-            };
-            (page.index, content)
-        })
-    }
-
-    pub(super) fn push(&mut self, index: PageIndex, content: PageContent<'_>) {
-        let raw = match content {
-            PageContent::Zero => None,
-            PageContent::Raw(bytes) => {
-                let raw = self.arena.len() / PAGE_BYTES;
-                self.arena.extend_from_slice(bytes);
-                Some(raw)
+    /// Stages pages. Each must be RAM, and no more may come than were announced.
+    pub(super) fn pages(&mut self, ram: &RamLayout, payload: &[u8]) -> Result<(), ProtocolError> {
+        self.digest.add(FrameKind::Pages, payload);
+        let limit = self.announced_pages;
+        for page in PageReader::new(FrameKind::Pages, payload) {
+            let (index, content) = page?;
+            in_ram(ram, FrameKind::Pages, index)?;
+            if self.checkpoint.pages.len() as u64 >= limit {
+                return Err(self.too_much("announced pages", limit));
             }
-        };
-        self.pages.push(StagedPage { index, raw });
+            self.checkpoint.pages.push(index, content);
+        }
+        Ok(())
     }
 
-    fn clear(&mut self) {
-        self.pages.clear();
-        self.arena.clear();
-        if self.arena.capacity() > KEPT_BYTES_MAX {
-            *self = Self::default();
+    /// Stages machine state.
+    pub(super) fn state(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        self.digest.add(FrameKind::State, payload);
+        if self.checkpoint.state.len() + payload.len() > STATE_BYTES_MAX {
+            return Err(self.too_much("machine state", STATE_BYTES_MAX as u64));
+        }
+        self.checkpoint.state.extend_from_slice(payload);
+        Ok(())
+    }
+
+    /// Stages outputs, which must still fit beside those already kept.
+    pub(super) fn outputs(
+        &mut self,
+        retained: &Retained,
+        payload: &[u8],
+    ) -> Result<(), ProtocolError> {
+        self.digest.add(FrameKind::Outputs, payload);
+        decode_outputs(payload, &mut self.checkpoint.outputs)?;
+        if !retained.has_room_for(&self.checkpoint.outputs) {
+            return Err(self.too_much("outputs", RETAINED_BYTES_MAX as u64));
+        }
+        Ok(())
+    }
+
+    /// Whether what arrived is what was sent.
+    pub(super) fn verify(&self, commit: &Commit) -> Result<(), ProtocolError> {
+        let Checkpoint {
+            epoch,
+            pages,
+            state,
+            outputs,
+            ..
+        } = &self.checkpoint;
+        let (epoch, pages) = (*epoch, pages.len() as u64);
+        for (what, announced, received) in [
+            ("pages announced at its start", self.announced_pages, pages),
+            ("pages", commit.pages, pages),
+            ("bytes of state", commit.state_bytes, state.len() as u64),
+            ("outputs", commit.outputs, outputs.len() as u64),
+            (
+                "payload bytes",
+                commit.payload_bytes,
+                self.digest.payload_bytes(),
+            ),
+        ] {
+            if announced != received {
+                return Err(ProtocolError::Total {
+                    epoch,
+                    what,
+                    announced,
+                    received,
+                });
+            }
+        }
+        let (announced, received) = (commit.digest, self.digest.value());
+        if announced != received {
+            return Err(ProtocolError::Digest {
+                epoch,
+                announced,
+                received,
+            });
+        }
+        Ok(())
+    }
+
+    /// The checkpoint, verified; `spare` gives its buffers to the next one.
+    pub(super) fn complete(&mut self, generation: Generation, spare: Checkpoint) -> Checkpoint {
+        let mut checkpoint = std::mem::replace(&mut self.checkpoint, spare);
+        checkpoint.generation = generation;
+        checkpoint
+    }
+
+    const fn too_much(&self, what: &'static str, limit: u64) -> ProtocolError {
+        ProtocolError::TooMuch {
+            epoch: self.checkpoint.epoch,
+            what,
+            limit,
         }
     }
 }
 
-/// A complete transaction whose totals and digest were verified.
-///
-/// The process decodes `state`, then calls [`super::PassiveSession::accept`]; it keeps the
-/// checkpoint until its pages are merged into RAM and then hands it to
-/// [`super::PassiveSession::recycle`].
-#[derive(Debug, Default)]
-pub struct Checkpoint {
-    /// Generation of the session.
-    pub generation: Generation,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Every output up to and including this epoch was taken by the outside.
-    pub delivered_up_to: Epoch,
-    /// Position of the console's stream at the end of the epoch.
-    pub console_position: u64,
-    /// Pages that differ from the checkpoint before.
-    pub pages: StagedPages,
-    /// Machine state; its form is the process's affair.
-    pub state: Vec<u8>,
-    /// Outputs that wait for this commit. Taken out by `accept`.
-    pub outputs: Vec<Output>,
-}
-
-impl Checkpoint {
-    pub(super) fn clear(&mut self) {
-        self.pages.clear();
-        self.state.clear();
-        self.outputs.clear();
+/// Refuses a page that is not RAM.
+pub(super) fn in_ram(
+    ram: &RamLayout,
+    kind: FrameKind,
+    index: PageIndex,
+) -> Result<(), ProtocolError> {
+    if ram.contains(index) {
+        return Ok(());
     }
-}
-
-/// Checks that a payload is nothing but well-formed pages accepted by `allowed`, and counts them.
-pub(super) fn check_pages<E: From<WireError>>(
-    reader: PageReader<'_>,
-    mut allowed: impl FnMut(PageIndex) -> Result<(), E>,
-) -> Result<u64, E> {
-    let mut count = 0;
-    for page in reader {
-        let (index, _) = page?;
-        allowed(index)?;
-        count += 1;
-    }
-    Ok(count)
+    Err(ProtocolError::PageOutsideRam { kind, index })
 }
