@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a machine is made of: memory size and boot source, checked when built, not when used.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Size of guest memory in MiB, between [`MemorySize::MIN_MIB`] and [`MemorySize::MAX_MIB`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct MemorySize(u32);
+
+/// A memory size outside the supported range.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[error(
+    "Memory size {mib} MiB is out of range; choose {min} to {max} MiB",
+    min = MemorySize::MIN_MIB,
+    max = MemorySize::MAX_MIB
+)]
+pub struct MemorySizeOutOfRange {
+    /// The refused size in MiB.
+    pub mib: u32,
+}
+
+impl MemorySize {
+    /// Smallest supported size in MiB.
+    pub const MIN_MIB: u32 = 16;
+    /// Largest supported size in MiB: 64 GiB, which every x86-64 CPU can address.
+    pub const MAX_MIB: u32 = 65_536;
+
+    /// A size of `mib` MiB.
+    ///
+    /// # Errors
+    /// The size is outside the supported range.
+    pub const fn from_mib(mib: u32) -> Result<Self, MemorySizeOutOfRange> {
+        if mib < Self::MIN_MIB || mib > Self::MAX_MIB {
+            return Err(MemorySizeOutOfRange { mib });
+        }
+        Ok(Self(mib))
+    }
+
+    /// The size in MiB.
+    #[must_use]
+    pub const fn mib(self) -> u32 {
+        self.0
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        u64::from(self.0) << 20
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB", self.0)
+    }
+}
+
+impl TryFrom<u32> for MemorySize {
+    type Error = MemorySizeOutOfRange;
+
+    fn try_from(mib: u32) -> Result<Self, Self::Error> {
+        Self::from_mib(mib)
+    }
+}
+
+impl From<MemorySize> for u32 {
+    fn from(size: MemorySize) -> Self {
+        size.0
+    }
+}
+
+/// Where the guest's first instructions come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootSource {
+    /// A Linux `bzImage`, or an ELF file with a PVH entry note.
+    pub kernel: PathBuf,
+    /// Initial RAM disk, given to the guest unchanged.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: String,
+}
+
+/// Everything that defines a machine. It has one vCPU for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineConfig {
+    /// Guest memory.
+    pub memory: MemorySize,
+    /// Where the guest starts.
+    pub boot: BootSource,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_range_memory_is_refused_with_the_range() {
+        let error = MemorySize::from_mib(8).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Memory size 8 MiB is out of range; choose 16 to 65536 MiB"
+        );
+        assert!(MemorySize::from_mib(65_537).is_err());
+        assert_eq!(MemorySize::from_mib(16).unwrap().bytes(), 16 << 20);
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guest memory: its layout, and a handle to read and write it page by page.
+//!
+//! RAM fills guest-physical addresses from 0 up to 3 GiB; what does not fit continues at 4 GiB, so
+//! that the interrupt controllers and later devices have the hole between. Every write through
+//! this handle is recorded in a bitmap beside KVM's own, because KVM logs only what the guest and
+//! the kernel write.
+
+use thiserror::Error;
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
+
+use crate::config::MemorySize;
+use crate::dirty::{DirtyPages, PAGE_SIZE, PageIndex};
+
+/// Guest-physical end of the low part of RAM.
+const LOW_END: u64 = 3 << 30;
+/// Guest-physical start of the high part of RAM.
+const HIGH_START: u64 = 4 << 30;
+const LOW_PAGES: u64 = LOW_END / PAGE_SIZE as u64;
+
+pub(crate) type Mapping = GuestMemoryMmap<AtomicBitmap>;
+
+/// Guest memory could not be mapped.
+#[derive(Debug, Error)]
+#[error("Cannot map {size} of guest memory; free memory on the host or give the guest less")]
+pub struct MapMemoryError {
+    /// The wanted size.
+    pub size: MemorySize,
+    /// Why the mapping failed.
+    #[source]
+    pub source: vm_memory::mmap::FromRangesError,
+}
+
+/// An access to a page that guest memory does not have.
+#[derive(Debug, Error)]
+#[error("Page {} is beyond guest memory of {page_count} pages", page.0)]
+pub struct PageAccessError {
+    /// The page that was asked for.
+    pub page: PageIndex,
+    /// Pages of this memory.
+    pub page_count: u64,
+    /// The refused access.
+    #[source]
+    pub source: GuestMemoryError,
+}
+
+/// A handle to guest memory. Cloning is cheap and shares the memory; usable from any thread, also
+/// while the guest runs (a page read then may be torn; it is marked dirty afterwards).
+#[derive(Debug, Clone)]
+pub struct GuestRam {
+    mapping: Mapping,
+    page_count: u64,
+}
+
+impl GuestRam {
+    pub(crate) fn new(size: MemorySize) -> Result<Self, MapMemoryError> {
+        let ranges: Vec<(GuestAddress, usize)> = ram_ranges(size)
+            .into_iter()
+            .map(|(start, len)| {
+                (
+                    GuestAddress(start),
+                    usize::try_from(len).expect("64-bit only"),
+                )
+            })
+            .collect();
+        let mapping =
+            Mapping::from_ranges(&ranges).map_err(|source| MapMemoryError { size, source })?;
+        Ok(Self {
+            mapping,
+            page_count: size.bytes() / PAGE_SIZE as u64,
+        })
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub fn page_count(&self) -> u64 {
+        self.page_count
+    }
+
+    /// Copies the page into `buffer`, which should be [`PAGE_SIZE`] long (a shorter one gets the
+    /// start of the page).
+    ///
+    /// # Errors
+    /// The memory has no such page.
+    pub fn read_page(&self, page: PageIndex, buffer: &mut [u8]) -> Result<(), PageAccessError> {
+        let length = buffer.len().min(PAGE_SIZE);
+        let (buffer, _) = buffer.split_at_mut(length);
+        self.mapping
+            .read_slice(buffer, address_of(page))
+            .map_err(|source| self.access_error(page, source))
+    }
+
+    /// Writes the page from `content`, which should be [`PAGE_SIZE`] long (what is longer is
+    /// ignored), and marks it written for the next harvest.
+    ///
+    /// # Errors
+    /// The memory has no such page.
+    pub fn write_page(&self, page: PageIndex, content: &[u8]) -> Result<(), PageAccessError> {
+        let length = content.len().min(PAGE_SIZE);
+        let (content, _) = content.split_at(length);
+        self.mapping
+            .write_slice(content, address_of(page))
+            .map_err(|source| self.access_error(page, source))
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Moves the pages this program wrote since the last call into `into`.
+    pub(crate) fn take_written(&self, into: &mut DirtyPages) {
+        for (first, region) in self.regions() {
+            let bitmap = (**region).bitmap().get_and_reset();
+            into.insert_bitmap(first, region.len() / PAGE_SIZE as u64, &bitmap);
+        }
+    }
+
+    /// The contiguous parts of RAM, each with the index of its first page.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = (PageIndex, &GuestRegionMmap<AtomicBitmap>)> {
+        self.mapping
+            .iter()
+            .map(|region| (page_of(region.start_addr()), region))
+    }
+
+    fn access_error(&self, page: PageIndex, source: GuestMemoryError) -> PageAccessError {
+        PageAccessError {
+            page,
+            page_count: self.page_count,
+            source,
+        }
+    }
+}
+
+/// Guest-physical start and length of each part of RAM.
+pub(crate) fn ram_ranges(size: MemorySize) -> Vec<(u64, u64)> {
+    let low = size.bytes().min(LOW_END);
+    let high = size.bytes() - low;
+    let mut ranges = vec![(0, low)];
+    if high > 0 {
+        ranges.push((HIGH_START, high));
+    }
+    ranges
+}
+
+fn address_of(page: PageIndex) -> GuestAddress {
+    let hole_start = LOW_PAGES;
+    let number = if page.0 < hole_start {
+        page.0
+    } else {
+        // Saturating: an absurd index must end as a refused access, not as an overflow.
+        page.0.saturating_add((HIGH_START - LOW_END) / PAGE_SIZE as u64)
+    };
+    GuestAddress(number.saturating_mul(PAGE_SIZE as u64))
+}
+
+fn page_of(address: GuestAddress) -> PageIndex {
+    let hole = if address.0 >= HIGH_START {
+        HIGH_START - LOW_END
+    } else {
+        0
+    };
+    PageIndex((address.0 - hole) / PAGE_SIZE as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_on_both_sides_of_the_hole_are_reached() {
+        let ram = GuestRam::new(MemorySize::from_mib(3080).unwrap()).unwrap();
+        assert_eq!(ram.page_count(), 3080 * 256);
+        let mut seen = [0; PAGE_SIZE];
+        for page in [0, LOW_PAGES - 1, LOW_PAGES, ram.page_count() - 1].map(PageIndex) {
+            ram.write_page(page, &[0xa5; PAGE_SIZE]).unwrap();
+            ram.read_page(page, &mut seen).unwrap();
+            assert_eq!(seen, [0xa5; PAGE_SIZE]);
+        }
+        let mut written = DirtyPages::none(ram.page_count());
+        ram.take_written(&mut written);
+        assert_eq!(
+            written.iter().map(|page| page.0).collect::<Vec<_>>(),
+            [0, LOW_PAGES - 1, LOW_PAGES, ram.page_count() - 1]
+        );
+        let mut again = DirtyPages::none(ram.page_count());
+        ram.take_written(&mut again);
+        assert!(again.is_empty());
+    }
+
+    #[test]
+    fn a_page_beyond_memory_is_refused() {
+        let ram = GuestRam::new(MemorySize::from_mib(16).unwrap()).unwrap();
+        assert!(ram.write_page(PageIndex(4096), &[0; PAGE_SIZE]).is_err());
+        assert!(ram.read_page(PageIndex(u64::MAX), &mut [0; PAGE_SIZE]).is_err());
+    }
+}

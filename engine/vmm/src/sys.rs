@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The KVM calls that kvm-ioctls does not wrap, or wraps as unsafe. All pointers end here.
+//!
+//! Numbers and structures are those of `linux/kvm.h`; the calls are described in the KVM API
+//! document, sections 4.35 (memory region), 4.203 (SREGS2) and `devices/vcpu.rst` (TSC control).
+
+use kvm_bindings::{
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_sregs2,
+    kvm_userspace_memory_region, kvm_xsave2,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
+use vmm_sys_util::errno;
+use vmm_sys_util::fam::FamStructWrapper;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+
+ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
+ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
+
+/// `KVM_CAP_ENFORCE_PV_CPUID`, missing from kvm-bindings.
+pub(crate) const CAP_ENFORCE_PV_CPUID: u32 = 190;
+
+/// Length in bytes of the legacy part of the XSAVE structure, which KVM never makes smaller.
+const XSAVE_LEGACY_BYTES: usize = 4096;
+
+/// `KVM_GET_SREGS2`.
+pub(crate) fn sregs2(vcpu: &VcpuFd) -> Result<kvm_sregs2, errno::Error> {
+    let mut sregs = kvm_sregs2::default();
+    // SAFETY: the kernel writes one `kvm_sregs2`, and `sregs` is one.
+    let result = unsafe { ioctl_with_mut_ref(vcpu, KVM_GET_SREGS2(), &mut sregs) };
+    check(result).map(|()| sregs)
+}
+
+/// `KVM_SET_SREGS2`.
+pub(crate) fn set_sregs2(vcpu: &VcpuFd, sregs: &kvm_sregs2) -> Result<(), errno::Error> {
+    // SAFETY: the kernel reads one `kvm_sregs2`, and `sregs` is one.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_SET_SREGS2(), sregs) })
+}
+
+/// The vCPU's TSC offset, or an error where KVM has none.
+pub(crate) fn tsc_offset(vcpu: &VcpuFd) -> Result<u64, errno::Error> {
+    let mut offset = 0u64;
+    let attribute = tsc_offset_attribute(std::ptr::from_mut(&mut offset) as u64);
+    // SAFETY: for this attribute the kernel writes one u64 at `addr`, which is `offset`; it
+    // outlives the call.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attribute) }).map(|()| offset)
+}
+
+/// Sets the vCPU's TSC offset.
+pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<(), errno::Error> {
+    let attribute = tsc_offset_attribute(std::ptr::from_ref(&offset) as u64);
+    // SAFETY: for this attribute the kernel reads one u64 at `addr`, which is `offset`; it
+    // outlives the call.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) })
+}
+
+fn tsc_offset_attribute(address: u64) -> kvm_device_attr {
+    kvm_device_attr {
+        flags: 0,
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: address,
+    }
+}
+
+/// Sets, or changes the flags of, a memory slot that `region` describes.
+///
+/// # Safety
+/// `region.userspace_addr` must be the start of a mapping of at least `region.memory_size` bytes
+/// which stays mapped until the VM is gone.
+pub(crate) unsafe fn set_memory_region(
+    vm: &VmFd,
+    region: kvm_userspace_memory_region,
+) -> Result<(), errno::Error> {
+    // SAFETY: the caller promises that the memory exists as long as the VM.
+    unsafe { vm.set_user_memory_region(region) }
+}
+
+/// The XSAVE area, `size` bytes long (from `KVM_CAP_XSAVE2`, read when the VM was made).
+pub(crate) fn xsave(vcpu: &VcpuFd, size: usize) -> Result<Vec<u8>, errno::Error> {
+    let mut area = empty_xsave(size)?;
+    // SAFETY: `area` has room for `size` bytes, which is what KVM said it will write at most.
+    unsafe { vcpu.get_xsave2(&mut area)? };
+    let legacy = area.as_fam_struct_ref().xsave.region;
+    let words = legacy.iter().chain(area.as_slice());
+    Ok(words.flat_map(|word| word.to_le_bytes()).collect())
+}
+
+/// Sets the XSAVE area; `content` must be as long as [`xsave`] gives on this machine.
+pub(crate) fn set_xsave(vcpu: &VcpuFd, content: &[u8]) -> Result<(), errno::Error> {
+    let mut area = empty_xsave(content.len())?;
+    let mut words = content.chunks_exact(4).map(|chunk| match chunk {
+        [a, b, c, d] => u32::from_le_bytes([*a, *b, *c, *d]),
+        _ => 0,
+    });
+    // SAFETY: only the content of the area is written, never its length.
+    let header: &mut kvm_xsave2 = unsafe { area.as_mut_fam_struct() };
+    for (target, word) in header.xsave.region.iter_mut().zip(&mut words) {
+        *target = word;
+    }
+    for (target, word) in area.as_mut_slice().iter_mut().zip(&mut words) {
+        *target = word;
+    }
+    // SAFETY: KVM reads `KVM_CAP_XSAVE2` bytes; the caller gives an area of that length.
+    unsafe { vcpu.set_xsave2(&area) }
+}
+
+fn empty_xsave(size: usize) -> Result<Xsave, errno::Error> {
+    let extra_words = size.saturating_sub(XSAVE_LEGACY_BYTES) / 4;
+    FamStructWrapper::new(extra_words).map_err(|_| errno::Error::new(libc::E2BIG))
+}
+
+/// The `suberror` of the last exit, which must have been `KVM_EXIT_INTERNAL_ERROR`.
+pub(crate) fn internal_error_code(vcpu: &mut VcpuFd) -> u32 {
+    // SAFETY: every bit pattern is a valid u32, so reading this union field is sound after any
+    // exit; it means something after an internal error.
+    unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror }
+}
+
+fn check(result: i32) -> Result<(), errno::Error> {
+    if result < 0 {
+        return errno::errno_result();
+    }
+    Ok(())
+}
+
+/// Address of the mapping of a guest memory region, for KVM.
+pub(crate) fn host_address(
+    region: &vm_memory::GuestRegionMmap<vm_memory::bitmap::AtomicBitmap>,
+) -> u64 {
+    region.as_ptr() as u64
+}
