@@ -30,8 +30,14 @@ pub const RUNS: &str = "/run/kemari-tests";
 
 const INIT: &str = include_str!("supervisor/init.sh");
 const WATCH: &str = include_str!("supervisor/watch.sh");
-/// What nobody in a test bed may do, because it would reach the host (`setpriv --bounding-set`).
-pub(crate) const BOUNDING_SET: &str = "--bounding-set=-sys_time,-sys_module,-sys_rawio";
+/// How everything that enters a run begins, after `env`: with default signal dispositions, whatever the owner
+/// inherited (under `nohup` a node's restart would go unnoticed), and without the capabilities that reach the host.
+pub(crate) const CONFINED: &[&str] = &[
+    "--default-signal",
+    "setpriv",
+    "--bounding-set=-sys_time,-sys_module,-sys_rawio",
+    "--",
+];
 
 /// One run's namespaces. Dropping it ends everything in them.
 #[derive(Debug)]
@@ -124,9 +130,10 @@ impl Supervisor {
 
     /// A command that will run inside, in a process group of its own, with `/` as working directory.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("setpriv");
+        let mut command = Command::new("env");
         command
-            .args([BOUNDING_SET, "--", "nsenter", "--target"])
+            .args(CONFINED)
+            .args(["nsenter", "--target"])
             .arg(self.pid.to_string())
             .args(["--mount", "--net", "--pid", "--"])
             .arg(program)

@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::supervisor::Supervisor;
 
@@ -18,6 +19,13 @@ pub const PREFIX: u8 = 24;
 /// The address of the node with this number (1 for `node1`).
 pub fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, number)
+}
+
+/// The MAC address of a node's `eth0`: locally administered, and the same after every power cut, so that the others'
+/// ARP entries stay right.
+pub fn mac(node: &str) -> String {
+    let hash = xxh3_64(node.as_bytes()).to_le_bytes();
+    format!("02:4b:4d:{:02x}:{:02x}:{:02x}", hash[0], hash[1], hash[2])
 }
 
 /// The name of a node's port: an interface in the run's network.
@@ -39,9 +47,10 @@ impl<'run> Switch<'run> {
 
     /// Adds a port whose other end is `eth0` in the network namespace of a process (a pid inside).
     pub fn add_veth(&self, node: &str, pid: u32, up: bool) -> Result<()> {
-        let (port, pid) = (checked_port(node)?, pid.to_string());
+        let (port, mac, pid) = (checked_port(node)?, mac(node), pid.to_string());
         self.ip(&[
-            "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &pid,
+            "link", "add", &port, "type", "veth", "peer", "name", "eth0", "address", &mac, "netns",
+            &pid,
         ])?;
         self.ip(&["link", "set", &port, "master", "br0", up_or_down(up)])
     }

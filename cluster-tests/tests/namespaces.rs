@@ -3,10 +3,11 @@
 //!
 //! Each test takes a turn (a lock file, so that it holds across processes too): clusters are real and the machine small.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,20 @@ fn pacemaker_fences_a_lost_node_and_a_cut_node_fences_nobody() {
     assert_eq!(list, "node1,\nnode2,\nnode3,\n");
     run(&bed, "node1", &["stonith_admin", "-I"]);
     run(&bed, "node1", &["pcs", "stonith", "describe", "fence_bed"]);
+
+    // People configure it with either shell.
+    let parameters = ["ip=10.77.0.254", "op", "monitor", "interval=60s"];
+    let crm = [
+        "crm",
+        "configure",
+        "primitive",
+        "second",
+        "stonith:fence_bed",
+        "params",
+    ];
+    run(&bed, "node1", &[&crm[..], &parameters[..]].concat());
+    let pcs = ["pcs", "stonith", "create", "third", "fence_bed"];
+    run(&bed, "node1", &[&pcs[..], &parameters[..]].concat());
 
     bed.write("node2", "/run/before", b"", 0o600)
         .expect("files can be written");
@@ -299,4 +314,61 @@ fn traces(name: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// A Debian package with one file, whose maintainer script tries to start a service as debhelper's do.
+fn package(place: &Path, name: &str, depends: &str) -> PathBuf {
+    let tree = place.join(name);
+    for directory in ["DEBIAN", "usr/share/probe"] {
+        fs::create_dir_all(tree.join(directory)).expect("a directory can be made");
+    }
+    let control = format!(
+        "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: The Kemari authors\n\
+         Depends: {depends}\nDescription: probe\n"
+    );
+    fs::write(tree.join("DEBIAN/control"), control).expect("a file can be written");
+    let script = "#!/bin/sh\nset -e\ndeb-systemd-invoke start corosync.service || true\n";
+    fs::write(tree.join("DEBIAN/postinst"), script).expect("a file can be written");
+    fs::set_permissions(tree.join("DEBIAN/postinst"), Permissions::from_mode(0o755))
+        .expect("it is ours");
+    fs::write(tree.join("usr/share/probe").join(name), "here\n").expect("a file can be written");
+    let deb = place.join(format!("{name}.deb"));
+    let built = Command::new("dpkg-deb")
+        .args(["--build", "--root-owner-group"])
+        .args([&tree, &deb])
+        .stdout(Stdio::null())
+        .status()
+        .expect("dpkg-deb is on every Debian");
+    assert!(built.success());
+    deb
+}
+
+#[test]
+fn packages_are_installed_and_bad_ones_refused() {
+    let _turn = turn();
+    let place = tempfile::tempdir().expect("a directory can be made");
+    let good = package(place.path(), "probe", "corosync");
+    let bad = package(place.path(), "probe-bad", "no-such-package");
+
+    let error = quick()
+        .debs(vec![bad])
+        .up()
+        .expect_err("a dependency is missing");
+    assert!(
+        format!("{error:#}").contains("no-such-package"),
+        "{error:#}"
+    );
+
+    let bed = quick()
+        .nodes(1)
+        .debs(vec![good])
+        .up()
+        .expect("the bed comes up");
+    assert_eq!(
+        run(&bed, "node1", &["cat", "/usr/share/probe/probe"]),
+        "here\n"
+    );
+    run(&bed, "node1", &["dpkg", "--status", "probe"]);
+    let corosync = bed.exec("node1", &["systemctl", "is-active", "corosync"]);
+    assert_eq!(corosync.expect("systemctl runs").stdout, "inactive\n");
 }

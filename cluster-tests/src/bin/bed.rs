@@ -4,7 +4,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -87,8 +87,17 @@ enum Action {
     },
 }
 
-fn main() -> Result<()> {
-    let Arguments { run, action } = Arguments::parse();
+fn main() -> ExitCode {
+    match act(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(Arguments { run, action }: Arguments) -> Result<()> {
     let line = match action {
         Action::Up {
             nodes,

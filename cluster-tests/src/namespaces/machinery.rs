@@ -23,7 +23,7 @@ use super::disk;
 use super::node::{End, Node};
 use crate::corosync::Cluster;
 use crate::fencing::Power;
-use crate::supervisor::{BOUNDING_SET, Supervisor};
+use crate::supervisor::{CONFINED, Supervisor};
 use crate::switch::{OUTSIDE, PREFIX, Switch};
 
 const BOOT: &str = include_str!("boot.sh");
@@ -128,8 +128,8 @@ impl Machinery {
     pub(super) fn command(&self, node: &str, command: &[&str]) -> Result<Command> {
         let pid = self.node(node)?.powered()?.pid;
         let process = format!("/proc/{}/root/proc/{pid}", self.supervisor.pid());
-        let mut enter = Command::new("setpriv");
-        enter.args([BOUNDING_SET, "--", "nsenter"]);
+        let mut enter = Command::new("env");
+        enter.args(CONFINED).arg("nsenter");
         for (option, file) in [
             ("mount", "ns/mnt"),
             ("uts", "ns/uts"),
@@ -198,7 +198,7 @@ impl Machinery {
             .stdout(Stdio::piped())
             .stderr(console)
             .spawn()
-            .context("Cannot run setpriv")
+            .context("Cannot run env")
     }
 
     /// The dialogue with `boot.sh`; gives the first process's pid.
