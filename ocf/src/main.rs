@@ -1,3 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
-//! To come.
-fn main() {}
+//! `ocf:kemari:vm`, the resource agent, installed as `/usr/lib/ocf/resource.d/kemari/vm`.
+//!
+//! It translates Pacemaker's actions into requests to the engine of a VM, to systemd and to the
+//! node's kemari-agent, and their answers into OCF exit codes. It decides nothing about who may
+//! run: a promotion is asked of the agent, which knows the other nodes.
+//!
+//! Invariants: every error has an exit reason; no action outlives the timeout Pacemaker gave it;
+//! `stop` succeeds only when no engine is left; `monitor` tells running, failed and cleanly stopped
+//! apart (see `actions/monitor.rs`); a replica whose state may be old gets no promotion score (see
+//! `score.rs`).
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::process::ExitCode;
+
+mod action;
+mod actions;
+mod assigned;
+mod cluster;
+mod description;
+mod engine;
+mod environment;
+mod exit;
+mod instance;
+mod metadata;
+mod score;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+use action::Action;
+use environment::Environment;
+use exit::{Code, Failure, Outcome};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let name = env::args_os().nth(1).unwrap_or_default();
+    match run(&name.to_string_lossy()).await {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            exit::tell_reason(&failure.reason);
+            failure.code.into()
+        }
+    }
+}
+
+async fn run(name: &str) -> Outcome {
+    match (name, Action::named(name)) {
+        (_, Some(Action::MetaData)) => print_metadata(),
+        (_, Some(action)) => {
+            actions::run(action, Environment::read(|key| env::var(key).ok())).await
+        }
+        ("usage" | "help", None) => {
+            println!("{}", usage());
+            Ok(Code::Success)
+        }
+        _ => {
+            eprintln!("{}", usage());
+            let text = format!("{name:?} is no action of ocf:kemari:vm");
+            Err(Failure::new(Code::Unimplemented, text))
+        }
+    }
+}
+
+fn usage() -> String {
+    let names = Action::ALL.map(Action::name).join("|");
+    format!("usage: vm {{{names}}}\nParameters come from the environment, as Pacemaker sets it.")
+}
+
+fn print_metadata() -> Outcome {
+    let document = metadata::document()
+        .map_err(|error| Failure::generic(format!("Cannot write the meta-data: {error}")))?;
+    print!("{document}");
+    Ok(Code::Success)
+}

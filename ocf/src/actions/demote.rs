@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `demote`: the replica is no longer active.
+//!
+//! With a passive replica in sync the last checkpoint is committed first and nothing is lost;
+//! without one the guest is powered off. Which of the two, the engine decides.
+
+use kemari_api::Role;
+
+use crate::assigned::Assigned;
+use crate::engine::{self, Engine, answer};
+use crate::exit::{Code, Failure, Outcome};
+use crate::instance::Instance;
+
+/// Demotes; a replica that is not active is done.
+pub(super) async fn run(instance: &Instance) -> Outcome {
+    match instance.observe().await {
+        Engine::Answers(_) => {}
+        Engine::Stopped => {
+            let text = format!("The engine of VM {} is not running", instance.vm);
+            return Err(Failure::new(Code::NotRunning, text));
+        }
+        Engine::Dead(reason) => return Err(Failure::new(Code::NotRunning, reason)),
+        Engine::Mute(reason) => return Err(Failure::generic(reason)),
+    }
+    instance.waits_for("the engine to commit the last checkpoint and end being active");
+    let engine = engine::reach(&instance.vm)
+        .await
+        .map_err(Failure::generic)?;
+    engine.demote().await.map_err(|error| {
+        Failure::generic(format!(
+            "VM {} is not demoted: {}",
+            instance.vm,
+            answer(&error)
+        ))
+    })?;
+    let status = engine::until(&instance.vm, |status| status.role != Role::Active).await;
+    instance.remember(Assigned::Unpromoted)?;
+    let engine = Engine::Answers(Box::new(status));
+    instance.refresh_score(&engine).await;
+    Ok(Code::Success)
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `monitor`: does the engine fit the role Pacemaker assigned?
+//!
+//! Three states are kept apart, as OCF asks: running, failed, cleanly stopped. Only a replica that
+//! nobody assigned a role since it was stopped, or since the node booted, is cleanly stopped.
+//!
+//! ```text
+//!  assigned     stopped  dead  mute  waiting  passive  active      outdated
+//!  -----------  -------  ----  ----  -------  -------  ----------  --------
+//!  nothing            7     7     1        0        0  8            1
+//!  Unpromoted         1     1     1        0        0  0 (provis.)  1
+//!  Promoted           9     9     9        9        9  8            9
+//! ```
+//!
+//! "provis.": the agents promoted it before Pacemaker did. Pacemaker calls `promote` when it has
+//! computed that, and finds the work done. An outdated replica is reported as failed so that
+//! Pacemaker restarts it: restarted it waits, and is resynchronised.
+
+use kemari_api::Role;
+
+use crate::assigned::Assigned;
+use crate::engine::Engine;
+use crate::exit::{Code, Failure, Outcome};
+use crate::instance::Instance;
+
+/// What the table says.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    outcome: Outcome,
+    /// The role to remember, where an engine runs that nobody assigned a role.
+    adopt: Option<Assigned>,
+}
+
+/// Looks, refreshes the score, and judges.
+pub(super) async fn run(instance: &Instance) -> Outcome {
+    let engine = instance.observe().await;
+    let assigned = instance.assigned();
+    let verdict = judge(assigned, &engine);
+    if let Some(role) = verdict.adopt {
+        instance.remember(role)?;
+    }
+    let never_started = verdict.outcome == Ok(Code::NotRunning);
+    if !never_started {
+        instance.refresh_score(&engine).await;
+    }
+    verdict.outcome
+}
+
+fn judge(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
+    let outcome = match assigned {
+        None => unassigned(engine),
+        Some(Assigned::Unpromoted) => as_unpromoted(engine),
+        Some(Assigned::Promoted) => as_promoted(engine),
+    };
+    let adopt = match (assigned, engine.role()) {
+        (None, Some(Role::Active)) => Some(Assigned::Promoted),
+        (None, Some(_)) => Some(Assigned::Unpromoted),
+        _ => None,
+    };
+    Verdict { outcome, adopt }
+}
+
+fn unassigned(engine: &Engine) -> Outcome {
+    match engine {
+        Engine::Stopped | Engine::Dead(_) => Ok(Code::NotRunning),
+        Engine::Answers(status) if status.role == Role::Active => Ok(Code::RunningPromoted),
+        _ => as_unpromoted(engine),
+    }
+}
+
+fn as_unpromoted(engine: &Engine) -> Outcome {
+    match engine.role() {
+        Some(Role::Waiting | Role::Passive | Role::Active) => Ok(Code::Success),
+        Some(Role::Outdated) | None => Err(Failure::generic(reason(engine))),
+    }
+}
+
+fn as_promoted(engine: &Engine) -> Outcome {
+    match engine.role() {
+        Some(Role::Active) => Ok(Code::RunningPromoted),
+        _ => Err(Failure::new(Code::FailedPromoted, reason(engine))),
+    }
+}
+
+fn reason(engine: &Engine) -> String {
+    match engine {
+        Engine::Stopped => "The engine ended without being asked to by Pacemaker".to_owned(),
+        Engine::Dead(reason) | Engine::Mute(reason) => reason.clone(),
+        Engine::Answers(status) if status.detail.is_empty() => {
+            format!("The replica is {}", status.role)
+        }
+        Engine::Answers(status) => {
+            format!("The replica is {}: {}", status.role, status.detail)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::status;
+
+    const NOTHING: Option<Assigned> = None;
+    const UNPROMOTED: Option<Assigned> = Some(Assigned::Unpromoted);
+    const PROMOTED: Option<Assigned> = Some(Assigned::Promoted);
+
+    fn engines() -> [Engine; 7] {
+        let answers = |role| Engine::Answers(Box::new(status(role)));
+        [
+            Engine::Stopped,
+            Engine::Dead("it crashed".to_owned()),
+            Engine::Mute("it hangs".to_owned()),
+            answers(Role::Waiting),
+            answers(Role::Passive),
+            answers(Role::Active),
+            answers(Role::Outdated),
+        ]
+    }
+
+    fn codes(assigned: Option<Assigned>) -> [u8; 7] {
+        engines().map(|engine| match judge(assigned, &engine).outcome {
+            Ok(code) => code as u8,
+            Err(failure) => {
+                assert!(!failure.reason.is_empty(), "every error has a reason");
+                failure.code as u8
+            }
+        })
+    }
+
+    #[test]
+    fn the_table_in_the_documentation_holds() {
+        assert_eq!(codes(NOTHING), [7, 7, 1, 0, 0, 8, 1]);
+        assert_eq!(codes(UNPROMOTED), [1, 1, 1, 0, 0, 0, 1]);
+        assert_eq!(codes(PROMOTED), [9, 9, 9, 9, 9, 8, 9]);
+    }
+
+    #[test]
+    fn a_role_is_adopted_only_where_none_was_assigned() {
+        let adopted = engines().map(|engine| judge(NOTHING, &engine).adopt);
+        assert_eq!(
+            adopted,
+            [
+                None, None, None, UNPROMOTED, UNPROMOTED, PROMOTED, UNPROMOTED
+            ]
+        );
+        for engine in engines() {
+            assert_eq!(judge(UNPROMOTED, &engine).adopt, None);
+            assert_eq!(judge(PROMOTED, &engine).adopt, None);
+        }
+    }
+
+    #[test]
+    fn the_reason_carries_the_replicas_own_words() {
+        let mut outdated = status(Role::Outdated);
+        outdated.detail = "node2 runs generation 4".to_owned();
+        let verdict = judge(PROMOTED, &Engine::Answers(Box::new(outdated)));
+        assert_eq!(
+            verdict.outcome.unwrap_err().reason,
+            "The replica is outdated: node2 runs generation 4"
+        );
+    }
+}

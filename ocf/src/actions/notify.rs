@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `notify`: Pacemaker tells what it did to the other replica.
+//!
+//! After a stop, and after fencing, which Pacemaker notifies alike, the active replica learns from
+//! this that its passive one is gone and may go solo; the agent decides. The action never fails:
+//! Pacemaker could do nothing about it.
+
+use std::collections::BTreeSet;
+
+use kemari_api::{NodeName, Role};
+
+use crate::cluster::{self, Answer};
+use crate::engine::Engine;
+use crate::environment::Notice;
+use crate::exit::{Code, Outcome, inform, warn};
+use crate::instance::Instance;
+
+/// Passes the word on, and refreshes the score.
+pub(super) async fn run(instance: &Instance) -> Outcome {
+    let engine = instance.observe().await;
+    if let Engine::Answers(status) = &engine
+        && status.role == Role::Active
+    {
+        for node in gone(&instance.environment.notice, &status.node) {
+            instance.waits_for(format!("kemari-agent to hear that {node} was stopped"));
+            match cluster::passive_gone(&instance.vm, &node).await {
+                Answer::Done => inform(format!("The replica on {node} is gone")),
+                Answer::Refused(reason) => warn(format!("The agent says: {reason}")),
+                Answer::Absent(remedy) => warn(remedy),
+            }
+        }
+    }
+    if matches!(engine, Engine::Answers(_)) {
+        instance.refresh_score(&engine).await;
+    }
+    Ok(Code::Success)
+}
+
+/// The nodes whose replica is gone now. One that is started again in the same transition may be
+/// back before this is heard, so it is not named: the replicas then find each other.
+fn gone(notice: &Notice, own: &NodeName) -> BTreeSet<NodeName> {
+    if notice.moment != "post" || notice.operation != "stop" {
+        return BTreeSet::new();
+    }
+    notice
+        .stopped
+        .difference(&notice.started)
+        .filter(|node| *node != own)
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(names: &str) -> BTreeSet<NodeName> {
+        names
+            .split_whitespace()
+            .map(|name| name.parse().unwrap())
+            .collect()
+    }
+
+    fn named(moment: &str, operation: &str, stopped: &str, started: &str) -> BTreeSet<NodeName> {
+        let notice = Notice {
+            moment: moment.to_owned(),
+            operation: operation.to_owned(),
+            stopped: nodes(stopped),
+            started: nodes(started),
+        };
+        gone(&notice, &"node1".parse().unwrap())
+    }
+
+    #[test]
+    fn another_nodes_stop_counts_once_it_is_done() {
+        assert_eq!(named("post", "stop", "node2", ""), nodes("node2"));
+        assert_eq!(named("pre", "stop", "node2", ""), nodes(""));
+        assert_eq!(named("post", "start", "node2", ""), nodes(""));
+        assert_eq!(named("", "", "", ""), nodes(""));
+    }
+
+    #[test]
+    fn the_own_node_and_a_restart_do_not_count() {
+        assert_eq!(named("post", "stop", "node1 node2", ""), nodes("node2"));
+        assert_eq!(
+            named("post", "stop", "node2 node3", "node2"),
+            nodes("node3")
+        );
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node's agent, `org.kemari.Agent1` on the system bus: it decides, this asks.
+
+use std::time::Duration;
+
+use kemari_api::agent::{AgentProxy, ClusterView, Gone};
+use kemari_api::{NodeName, VmName};
+use tokio::time::timeout;
+use zbus::proxy::CacheProperties;
+
+use crate::engine::answer;
+use crate::exit::Failure;
+
+/// What people can do about a missing agent.
+const MISSING: &str =
+    "kemari-agent does not answer on the system bus: systemctl start kemari-agent";
+
+/// How the agent answered a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Done.
+    Done,
+    /// It refused, and says why.
+    Refused(String),
+    /// There is no agent, and this is the remedy.
+    Absent(String),
+}
+
+impl Answer {
+    fn from(result: zbus::Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Done,
+            Err(error) if is_absence(&error) => Self::Absent(MISSING.to_owned()),
+            Err(error) => Self::Refused(answer(&error)),
+        }
+    }
+}
+
+/// What the agent knows of the cluster, waited for no longer than `patience`.
+///
+/// # Errors
+/// `OCF_ERR_GENERIC` if there is no agent or it does not answer.
+pub(crate) async fn view(patience: Duration) -> Result<ClusterView, Failure> {
+    let asked = async { connect().await?.status().await };
+    match timeout(patience, asked).await {
+        Ok(Ok(view)) => Ok(view),
+        Ok(Err(error)) if !is_absence(&error) => Err(Failure::generic(format!(
+            "kemari-agent answers: {}",
+            answer(&error)
+        ))),
+        _ => Err(Failure::generic(MISSING)),
+    }
+}
+
+/// Asks for the promotion of the local replica.
+pub(crate) async fn promote(vm: &VmName) -> Answer {
+    Answer::from(async { connect().await?.promote(vm).await }.await)
+}
+
+/// Reports that the passive replica on `node` was stopped or its node fenced.
+pub(crate) async fn passive_gone(vm: &VmName, node: &NodeName) -> Answer {
+    let told = async { connect().await?.passive_gone(vm, node, Gone::Stopped).await };
+    Answer::from(told.await)
+}
+
+async fn connect() -> zbus::Result<AgentProxy<'static>> {
+    let connection = zbus::Connection::system().await?;
+    AgentProxy::builder(&connection)
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
+}
+
+/// The bus is not there, or nobody owns the agent's name, or the owner went away while asked.
+fn is_absence(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::MethodError(name, ..) => matches!(
+            name.as_str(),
+            "org.freedesktop.DBus.Error.ServiceUnknown"
+                | "org.freedesktop.DBus.Error.NameHasNoOwner"
+                | "org.freedesktop.DBus.Error.NoReply"
+        ),
+        zbus::Error::FDO(error) => matches!(
+            **error,
+            zbus::fdo::Error::ServiceUnknown(_)
+                | zbus::fdo::Error::NameHasNoOwner(_)
+                | zbus::fdo::Error::NoReply(_)
+        ),
+        _ => true,
+    }
+}

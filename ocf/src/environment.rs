@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What Pacemaker tells an action through its environment.
+//!
+//! Parameters are `OCF_RESKEY_*`, what Pacemaker adds of its own `OCF_RESKEY_CRM_meta_*` (OCF 1.1,
+//! "Parameter passing"; Pacemaker Explained, "Clone Notifications"). It is read once, at the border;
+//! nothing else reads the environment, except `kemari_api::place`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kemari_api::NodeName;
+
+use crate::action::Action;
+
+/// Kept back from the timeout, so that the agent gives its own reason before Pacemaker kills it.
+const MARGIN_MIN: Duration = Duration::from_millis(500);
+/// The most that is kept back.
+const MARGIN_MAX: Duration = Duration::from_secs(3);
+
+/// The environment of one action.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Environment {
+    /// The parameter `config`.
+    pub(crate) config: Option<PathBuf>,
+    /// The operation's timeout.
+    pub(crate) timeout: Option<Duration>,
+    /// Pacemaker runs this action; otherwise a person or ocf-tester does, and there may be no
+    /// cluster whose attributes could be set.
+    pub(crate) under_pacemaker: bool,
+    /// What `notify` tells about.
+    pub(crate) notice: Notice,
+}
+
+/// What a clone notification says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notice {
+    /// `pre` or `post`.
+    pub(crate) moment: String,
+    /// The operation it is about: `start`, `stop`, `promote`, `demote`.
+    pub(crate) operation: String,
+    /// Nodes whose instances are stopped in this transition.
+    pub(crate) stopped: BTreeSet<NodeName>,
+    /// Nodes whose instances are started in this transition.
+    pub(crate) started: BTreeSet<NodeName>,
+}
+
+impl Environment {
+    /// Reads what `lookup` finds by name; in the process, `std::env::var`.
+    pub(crate) fn read(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let meta = |key: &str| lookup(&format!("OCF_RESKEY_CRM_meta_{key}"));
+        let nodes = |key: &str| meta(key).map(|text| node_list(&text)).unwrap_or_default();
+        Self {
+            config: lookup("OCF_RESKEY_config")
+                .filter(|text| !text.is_empty())
+                .map(PathBuf::from),
+            timeout: meta("timeout")
+                .and_then(|ms| ms.parse().ok())
+                .map(Duration::from_millis),
+            // ocf-tester sets some CRM_meta variables too, but not this one.
+            under_pacemaker: lookup("OCF_RESKEY_crm_feature_set").is_some(),
+            notice: Notice {
+                moment: meta("notify_type").unwrap_or_default(),
+                operation: meta("notify_operation").unwrap_or_default(),
+                stopped: nodes("notify_stop_uname"),
+                started: nodes("notify_start_uname"),
+            },
+        }
+    }
+
+    /// How long `action` may take: Pacemaker's timeout, or the advised one, less a margin.
+    pub(crate) fn budget(&self, action: Action) -> Duration {
+        let timeout = self
+            .timeout
+            .filter(|timeout| !timeout.is_zero())
+            .unwrap_or_else(|| action.timeout());
+        let margin = (timeout / 10).clamp(MARGIN_MIN, MARGIN_MAX);
+        // A timeout shorter than the margin is too short for anything; half of it is tried.
+        timeout.checked_sub(margin).unwrap_or(timeout / 2)
+    }
+}
+
+/// Pacemaker separates names by blanks; a place without a name is a blank too.
+fn node_list(text: &str) -> BTreeSet<NodeName> {
+    text.split_whitespace()
+        .filter_map(|name| name.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(pairs: &[(&str, &str)]) -> Environment {
+        Environment::read(|key| {
+            pairs
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn parameters_and_notifications_are_read() {
+        let environment = from(&[
+            ("OCF_RESKEY_config", "/etc/kemari/vm.toml"),
+            ("OCF_RESKEY_crm_feature_set", "3.16.1"),
+            ("OCF_RESKEY_CRM_meta_timeout", "20000"),
+            ("OCF_RESKEY_CRM_meta_notify_type", "post"),
+            ("OCF_RESKEY_CRM_meta_notify_operation", "stop"),
+            ("OCF_RESKEY_CRM_meta_notify_stop_uname", " node2  node3 "),
+            ("OCF_RESKEY_CRM_meta_notify_start_uname", " "),
+        ]);
+        assert_eq!(
+            environment.config,
+            Some(PathBuf::from("/etc/kemari/vm.toml"))
+        );
+        assert!(environment.under_pacemaker);
+        assert_eq!(environment.notice.stopped.len(), 2);
+        assert!(environment.notice.started.is_empty());
+        assert_eq!(environment.timeout, Some(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn an_empty_parameter_counts_as_missing() {
+        assert_eq!(from(&[("OCF_RESKEY_config", "")]).config, None);
+    }
+
+    #[test]
+    fn the_budget_ends_before_the_timeout() {
+        let mut environment = Environment::default();
+        for (timeout_ms, budget_ms) in [
+            (60_000, 57_000),
+            (20_000, 18_000),
+            (1_000, 500),
+            (100, 50),
+            (0, 18_000),
+        ] {
+            environment.timeout = Some(Duration::from_millis(timeout_ms));
+            assert_eq!(
+                environment.budget(Action::Monitor),
+                Duration::from_millis(budget_ms)
+            );
+        }
+        environment.timeout = None;
+        assert_eq!(environment.budget(Action::Start), Duration::from_secs(57));
+    }
+}

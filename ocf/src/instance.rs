@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The instance an action works on: one VM on this node, with the time the action has.
+//!
+//! What several actions share lies here: looking at the engine, refreshing the promotion score,
+//! keeping the note of the assigned role, and what is being waited for at the moment.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kemari_api::replica::ReplicaStatus;
+use kemari_api::{Role, VmName};
+
+use crate::assigned::Assigned;
+use crate::cluster;
+use crate::engine::{self, Engine};
+use crate::environment::Environment;
+use crate::exit::{Failure, inform, warn};
+use crate::score;
+
+/// One VM on this node.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// The VM.
+    pub(crate) vm: VmName,
+    /// Its description.
+    pub(crate) config: PathBuf,
+    /// What Pacemaker said.
+    pub(crate) environment: Environment,
+    /// How long the whole action may take.
+    pub(crate) budget: Duration,
+    waiting_for: RefCell<String>,
+}
+
+impl Instance {
+    /// The instance of `vm`, which `config` describes.
+    pub(crate) fn new(
+        vm: VmName,
+        config: PathBuf,
+        environment: Environment,
+        budget: Duration,
+    ) -> Self {
+        Self {
+            vm,
+            config,
+            environment,
+            budget,
+            waiting_for: RefCell::default(),
+        }
+    }
+
+    /// Notes what the action waits for from now on, for the reason when time is up.
+    pub(crate) fn waits_for(&self, what: impl Into<String>) {
+        *self.waiting_for.borrow_mut() = what.into();
+    }
+
+    /// What the action waits for.
+    pub(crate) fn waiting_for(&self) -> String {
+        self.waiting_for.borrow().clone()
+    }
+
+    /// Looks at the engine; half the budget is kept for what follows.
+    pub(crate) async fn observe(&self) -> Engine {
+        self.waits_for(format!("the engine of VM {} to answer", self.vm));
+        engine::observe(&self.vm, self.budget / 2).await
+    }
+
+    /// The role Pacemaker assigned last. An unreadable note counts as none.
+    pub(crate) fn assigned(&self) -> Option<Assigned> {
+        Assigned::recall(&self.vm).unwrap_or_else(|error| {
+            warn(format!("Cannot read the assigned role: {error}"));
+            None
+        })
+    }
+
+    /// Remembers the role Pacemaker assigned.
+    ///
+    /// # Errors
+    /// `OCF_ERR_GENERIC`: without the note `monitor` would misjudge the replica.
+    pub(crate) fn remember(&self, role: Assigned) -> Result<(), Failure> {
+        role.remember(&self.vm).map_err(|error| {
+            Failure::generic(format!(
+                "Cannot write {}: {error}; check the file system of /run",
+                kemari_api::place::assigned_role(&self.vm).display()
+            ))
+        })
+    }
+
+    /// Sets the promotion score that fits the engine.
+    pub(crate) async fn refresh_score(&self, engine: &Engine) {
+        self.waits_for("Pacemaker to take the promotion score");
+        let first_boot = match engine {
+            Engine::Answers(status) if status.role == Role::Waiting => self.may_boot(status).await,
+            _ => false,
+        };
+        score::publish(&self.environment, score::of(engine, first_boot)).await;
+    }
+
+    async fn may_boot(&self, own: &ReplicaStatus) -> bool {
+        if !self.environment.under_pacemaker {
+            return false;
+        }
+        let verdict = match cluster::view(self.budget / 4).await {
+            Ok(view) => score::may_boot(&view, own),
+            Err(failure) => Err(failure.reason),
+        };
+        if let Err(reason) = &verdict {
+            inform(format!(
+                "VM {} waits and is not promotable: {reason}",
+                self.vm
+            ));
+        }
+        verdict.is_ok()
+    }
+}

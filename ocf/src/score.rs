@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The promotion score: which replica Pacemaker prefers to promote.
+//!
+//! ```text
+//!  replica                                                  score      Pacemaker may promote it
+//!  -------------------------------------------------------  ---------  ------------------------
+//!  active, also when the agents promoted it provisionally   10000      before any other
+//!  passive, in sync                                          1000      yes: nothing is lost
+//!  waiting, quorate, no better copy known to the agents         5      yes: the first boot
+//!  waiting, any other                                        none      no
+//!  passive, not in sync                                      none      no: its state has a gap
+//!  outdated                                             -INFINITY      never
+//!  no answer, dead, stopped                                  none      no
+//! ```
+//!
+//! The score is advice to Pacemaker. What may really run, the agents and the engine decide when
+//! `promote` is called; a stale score can delay a promotion, it cannot cause a wrong one.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use kemari_api::Role;
+use kemari_api::agent::ClusterView;
+use kemari_api::replica::ReplicaStatus;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::engine::Engine;
+use crate::environment::Environment;
+use crate::exit::warn;
+
+/// How long Pacemaker's attribute manager may take; 30 to 50 ms are usual.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A promotion score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Score {
+    /// Promotable; the highest is taken.
+    Value(u32),
+    /// No score: Pacemaker does not promote it.
+    None,
+    /// Never, whatever location constraints say.
+    Never,
+}
+
+/// The score of an engine. `first_boot` is what [`may_boot`] said of a waiting one.
+pub(crate) fn of(engine: &Engine, first_boot: bool) -> Score {
+    let Engine::Answers(status) = engine else {
+        return Score::None;
+    };
+    match status.role {
+        Role::Active => Score::Value(10_000),
+        Role::Passive if status.in_sync => Score::Value(1_000),
+        Role::Waiting if first_boot => Score::Value(5),
+        Role::Passive | Role::Waiting => Score::None,
+        Role::Outdated => Score::Never,
+    }
+}
+
+/// Whether a waiting replica may boot the guest from nothing, as far as the agents know.
+///
+/// # Errors
+/// Why not, one sentence.
+pub(crate) fn may_boot(view: &ClusterView, own: &ReplicaStatus) -> Result<(), String> {
+    if !view.quorate {
+        return Err("this partition has no quorum".to_owned());
+    }
+    for other in &view.replicas {
+        let status = &other.status;
+        if status.vm != own.vm || status.node == own.node {
+            continue;
+        }
+        let holds_state = match status.role {
+            Role::Active => true,
+            Role::Passive => status.in_sync,
+            Role::Waiting | Role::Outdated => false,
+        };
+        if holds_state || status.generation > own.generation {
+            return Err(format!(
+                "the replica on {} is {} with generation {}",
+                status.node, status.role, status.generation
+            ));
+        }
+    }
+    match view.generations.iter().find(|(vm, ..)| *vm == own.vm) {
+        Some((_, generation, holder)) if *holder != own.node && generation.get() > 0 => Err(
+            format!("{holder} held the right to run last (generation {generation})"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Hands the score to Pacemaker. Outside Pacemaker, and when its attribute manager fails, only a
+/// line in the log is written: the action itself is not in question.
+pub(crate) async fn publish(environment: &Environment, score: Score) {
+    if !environment.under_pacemaker {
+        return;
+    }
+    let mut command = Command::new("crm_attribute");
+    command.arg("--promotion").stdin(Stdio::null());
+    match score {
+        Score::Value(value) => command.arg("-v").arg(value.to_string()),
+        Score::Never => command.args(["-v", "-INFINITY"]),
+        Score::None => command.arg("-D"),
+    };
+    let run = command.kill_on_drop(true).output();
+    match timeout(PATIENCE, run).await {
+        Ok(Ok(output)) if output.status.success() => {}
+        Ok(Ok(output)) => warn(format!(
+            "Cannot set the promotion score to {score:?}: crm_attribute says {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Ok(Err(error)) => warn(format!("Cannot run crm_attribute: {error}")),
+        Err(_) => warn(format!(
+            "Cannot set the promotion score to {score:?}: crm_attribute took over {} s",
+            PATIENCE.as_secs()
+        )),
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent as Pacemaker calls it, where no engine runs: meta-data, wrong parameters, a stopped
+//! resource. No cluster, no systemd, no /dev/kvm.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{Node, fails};
+
+const DTD: &str = "/usr/share/resource-agents/ra-api-1.dtd";
+
+#[test]
+fn meta_data_is_valid_under_the_clusterlabs_dtd() {
+    let output = Node::new().agent("meta-data").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "meta-data says nothing else");
+    let Some(mut lint) = xmllint() else { return };
+    lint.stdin
+        .take()
+        .expect("stdin was asked for")
+        .write_all(&output.stdout)
+        .expect("xmllint reads");
+    assert!(lint.wait().expect("xmllint ends").success());
+}
+
+fn xmllint() -> Option<std::process::Child> {
+    if !Path::new(DTD).exists() {
+        println!("SKIPPED: {DTD} is missing: apt-get install resource-agents");
+        return None;
+    }
+    let lint = Command::new("xmllint")
+        .args(["--noout", "--dtdvalid", DTD, "-"])
+        .stdin(Stdio::piped())
+        .spawn();
+    if let Err(error) = &lint {
+        println!("SKIPPED: xmllint: {error}: apt-get install libxml2-utils");
+    }
+    lint.ok()
+}
+
+#[test]
+fn an_unknown_action_is_unimplemented() {
+    let node = Node::new();
+    fails(&mut node.agent("migrate_to"), 3, "migrate_to");
+    fails(&mut node.agent(""), 3, "no action");
+    assert_eq!(node.exit("usage"), 0);
+}
+
+#[test]
+fn a_missing_parameter_is_a_configuration_error_for_every_action() {
+    let node = Node::new();
+    for action in [
+        "validate-all",
+        "start",
+        "stop",
+        "monitor",
+        "promote",
+        "demote",
+    ] {
+        let mut agent = node.agent(action);
+        agent.env_remove("OCF_RESKEY_config");
+        fails(&mut agent, 6, "'config' is not set");
+    }
+}
+
+#[test]
+fn a_missing_description_stops_a_start_here_and_a_probe_finds_nothing() {
+    let node = Node::new();
+    fails(&mut node.agent("validate-all"), 5, "vm.toml");
+    fails(&mut node.agent("start"), 5, "create it");
+    assert_eq!(node.exit("monitor"), 7);
+    assert_eq!(node.exit("stop"), 0);
+    assert_eq!(node.exit("notify"), 0);
+}
+
+#[test]
+fn a_wrong_description_is_a_configuration_error_with_file_line_and_key() {
+    let node = Node::new();
+    node.describe("memory = 64");
+    fails(&mut node.agent("validate-all"), 6, "vm.toml:3: vm.memory");
+    assert_eq!(node.exit("monitor"), 7);
+}
+
+#[test]
+fn a_missing_kernel_is_a_missing_installation() {
+    let node = Node::new();
+    node.describe("memory_mib = 64");
+    fs::remove_file(node.path("kernel")).expect("it was written");
+    fails(&mut node.agent("validate-all"), 5, "kernel");
+}
+
+#[test]
+fn a_stopped_replica_is_cleanly_stopped_and_stopping_it_again_succeeds() {
+    let node = Node::new();
+    node.describe("memory_mib = 64");
+    assert_eq!(node.exit("monitor"), 7);
+    assert_eq!(node.exit("stop"), 0);
+    assert_eq!(node.exit("monitor"), 7);
+    fails(&mut node.agent("demote"), 7, "not running");
+    fails(&mut node.agent("promote"), 7, "not running");
+}
+
+#[test]
+fn an_engine_that_vanished_is_failed_until_it_is_stopped() {
+    let node = Node::new();
+    node.describe("memory_mib = 64");
+    for (role, code) in [("Unpromoted", 1), ("Promoted", 9)] {
+        fs::write(node.path("vm.role"), role).expect("writable");
+        fails(&mut node.agent("monitor"), code, "without being asked");
+        assert_eq!(node.exit("stop"), 0);
+        assert_eq!(node.exit("monitor"), 7);
+    }
+}
