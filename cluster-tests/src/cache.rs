@@ -3,10 +3,12 @@
 //!
 //! A tree appears under its final name only when it is complete (it is built beside it and renamed), and
 //! only one process builds a given tree at a time, the others wait for it. A tree's name holds a hash of
-//! what it was made from, so a changed recipe makes a new tree. Old trees are not removed.
+//! what it was made from, so a changed recipe makes a new tree. A tree's modification time says when it was last
+//! asked for; [`forget`] goes by that.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
@@ -63,7 +65,9 @@ pub fn obtain(kind: &str, key: &Key, make: impl FnOnce(&Path) -> Result<()>) -> 
     let directory = directory();
     let name = format!("{kind}-{}", key.finish());
     let finished = directory.join(&name);
-    if finished.exists() {
+    if let Ok(tree) = File::open(&finished) {
+        tree.set_modified(SystemTime::now())
+            .with_context(|| format!("Cannot touch {}; run as root", finished.display()))?;
         return Ok(finished);
     }
     fs::create_dir_all(&directory).with_context(|| {
@@ -82,10 +86,31 @@ pub fn obtain(kind: &str, key: &Key, make: impl FnOnce(&Path) -> Result<()>) -> 
             .with_context(|| format!("Cannot remove the unfinished {}", partial.display()))?;
     }
     fs::create_dir(&partial).with_context(|| format!("Cannot create {}", partial.display()))?;
-    make(&partial).with_context(|| format!("Cannot build {}", finished.display()))?;
+    if let Err(error) = make(&partial) {
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error.context(format!("Cannot build {}", finished.display())));
+    }
     fs::rename(&partial, &finished)
         .with_context(|| format!("Cannot rename {} to its final name", partial.display()))?;
     Ok(finished)
+}
+
+/// Removes the trees of a kind that nobody has asked for since `age`.
+///
+/// # Errors
+/// When the cache cannot be read or a tree cannot be removed.
+pub fn forget(kind: &str, age: Duration) -> Result<()> {
+    let kind = format!("{kind}-");
+    for entry in fs::read_dir(directory()).context("Cannot read the cache")? {
+        let entry = entry?;
+        let is_kind = entry.file_name().to_string_lossy().starts_with(&kind);
+        let unused = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if is_kind && unused > age && entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("Cannot remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the exclusive lock on a file, which is created when it is missing.

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -14,6 +15,9 @@ use crate::{cache, rootfs};
 
 const BUILD: &str = include_str!("site/build.sh");
 const FENCE_AGENT: &str = include_str!("site/fence_bed");
+
+/// How long a layer is kept that no bed was made with.
+const UNUSED: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// The layer with these Debian packages on top of the shared root. No packages give a plain cluster.
 ///
@@ -32,6 +36,8 @@ pub fn build(rootfs: &Path, debs: &[PathBuf]) -> Result<PathBuf> {
 }
 
 fn fill(rootfs: &Path, into: &Path, debs: &[PathBuf]) -> Result<()> {
+    // Every build of a package makes another layer; no bed lives as long as this.
+    cache::forget("site", UNUSED)?;
     eprintln!(
         "site: installing {} package(s) above the shared root",
         debs.len()

@@ -210,6 +210,18 @@ impl Drop for Supervisor {
     }
 }
 
+/// Waits for the caller's turn, which lasts until the result is dropped, across threads and processes.
+///
+/// Beds can run side by side; tests on small machines take turns so that a cluster's time-outs are not stretched by
+/// another test's load.
+///
+/// # Errors
+/// When this is not root.
+pub fn turn() -> Result<Flock<File>> {
+    fs::create_dir_all(RUNS).with_context(|| format!("Cannot create {RUNS}; run as root"))?;
+    cache::lock(&Path::new(RUNS).join(".turn"))
+}
+
 /// A new run's name, directory and lock.
 fn new_run() -> Result<(String, PathBuf, Flock<File>)> {
     let runs = Path::new(RUNS);

@@ -14,13 +14,11 @@ use std::time::{Duration, Instant};
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::corosync::Transport;
 use kemari_cluster_tests::namespaces::{Builder, Namespaces};
-use kemari_cluster_tests::supervisor::RUNS;
-use nix::fcntl::{Flock, FlockArg};
+use kemari_cluster_tests::supervisor::{self, RUNS};
+use nix::fcntl::Flock;
 
 fn turn() -> Flock<File> {
-    fs::create_dir_all(RUNS).expect("tests run as root");
-    let file = File::create(Path::new(RUNS).join(".turn")).expect("tests run as root");
-    Flock::lock(file, FlockArg::LockExclusive).expect("flock waits until it has the lock")
+    supervisor::turn().expect("tests run as root")
 }
 
 /// A bed whose clusters form quickly.
