@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The traps the first Kemari fell into, a test for each that concerns transactions and outputs.
+
+mod pair;
+
+use kemari_replication::active::{ActiveEvent, Base, BeginTransaction};
+use kemari_replication::event_tap::{Carry, EventTap, TapConfig};
+use kemari_replication::gate::OutputGate;
+use kemari_replication::licence::LicenceEvent;
+use kemari_replication::passive::{PassiveAction, Replica};
+use kemari_replication::protocol::ProtocolError;
+use kemari_replication::wire::{
+    Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, WireError,
+};
+use kemari_replication::{Epoch, Generation, OutputKind, PageIndex};
+use pair::{ActiveSide, G, Guest, PassiveSide, greeted, silent};
+
+fn paired_gate() -> OutputGate {
+    let mut gate = OutputGate::new(EventTap::new(&TapConfig::default()));
+    for event in [
+        LicenceEvent::SoloGranted { generation: G },
+        LicenceEvent::Hold,
+        LicenceEvent::PairedRecorded,
+        LicenceEvent::CommitSent,
+    ] {
+        gate.handle(event).unwrap();
+    }
+    let epoch = gate.close_epoch(Carry::Undelivered).epoch;
+    gate.committed(epoch).unwrap();
+    gate
+}
+
+#[test]
+fn trap_1_nothing_is_acknowledged_before_the_process_accepts_the_state() {
+    let (mut active, mut passive) = greeted(&Guest::new());
+    active.checkpoint(&silent(1), &Guest::new(), &[]);
+    passive.out.clear();
+    let bytes = active.take_out();
+    let mut decoder = FrameDecoder::new();
+    decoder.push(&bytes);
+    let mut complete = None;
+    while let Some((header, payload)) = decoder.next_frame().unwrap() {
+        if let PassiveAction::Complete(checkpoint) =
+            passive.session.on_frame(&header, payload).unwrap()
+        {
+            complete = Some(checkpoint);
+        }
+    }
+    let mut checkpoint = complete.expect("the transaction is complete");
+    assert!(
+        passive.out.is_empty(),
+        "acknowledged before it was accepted"
+    );
+    assert_eq!(passive.session.replica().held(), None);
+    passive.session.accept(&mut checkpoint, &mut passive.out);
+    let events = active.receive(&passive.out).unwrap();
+    assert_eq!(
+        events,
+        [ActiveEvent::Acked {
+            epoch: Epoch::new(1)
+        }]
+    );
+}
+
+#[test]
+fn trap_1_a_state_that_does_not_decode_leaves_the_checkpoint_before() {
+    let (mut active, mut passive) = greeted(&Guest::new());
+    active.checkpoint(&silent(1), &Guest::new(), &[]);
+    passive.receive(&active.take_out()).unwrap();
+    let held = passive.session.replica().held();
+    active.checkpoint(&silent(2), &Guest::new(), &[]);
+    let bytes = active.take_out();
+    let mut decoder = FrameDecoder::new();
+    decoder.push(&bytes);
+    while let Some((header, payload)) = decoder.next_frame().unwrap() {
+        // The process drops the checkpoint and the session with it.
+        let _ = passive.session.on_frame(&header, payload).unwrap();
+    }
+    let replica = passive.session.into_replica();
+    assert_eq!(replica.held(), held);
+}
+
+#[test]
+fn trap_2_a_lost_connection_releases_nothing() {
+    let mut gate = paired_gate();
+    gate.push(OutputKind::Console, b"uncommitted");
+    gate.close_epoch(Carry::Epoch);
+    gate.push(OutputKind::Console, b"open");
+    gate.handle(LicenceEvent::SessionLost).unwrap();
+    assert_eq!(gate.next_release(), None);
+    gate.handle(LicenceEvent::Rejoin).unwrap();
+    assert_eq!(gate.next_release(), None);
+}
+
+#[test]
+fn trap_4_a_length_from_the_wire_reserves_nothing_and_is_limited() {
+    let (mut active, mut passive) = greeted(&Guest::new());
+    let begin = Begin {
+        delivered_up_to: Epoch::new(0),
+        base: Epoch::new(0),
+        pages: u64::MAX,
+        console_position: 0,
+    };
+    // A forger's frame that continues the connection: Hello and CopyPages came before.
+    let mut writer = FrameWriter::new(G);
+    writer.frame(&mut Vec::new(), FrameKind::Hello, Epoch::new(0), |_| ());
+    writer.frame(&mut Vec::new(), FrameKind::CopyPages, Epoch::new(0), |_| ());
+    let mut bytes = Vec::new();
+    writer.frame(&mut bytes, FrameKind::Begin, Epoch::new(1), |payload| {
+        begin.encode(payload)
+    });
+    let refused = passive.receive(&bytes);
+    assert!(
+        matches!(refused, Err(ProtocolError::TooMuch { limit: 8, .. })),
+        "{refused:?}"
+    );
+
+    // More pages than announced, though each is right.
+    let (_, mut passive) = greeted(&Guest::new());
+    let begin = BeginTransaction {
+        epoch: Epoch::new(1),
+        base: Base::Copy,
+        pages: 1,
+        delivered_up_to: Epoch::new(0),
+        console_position: 0,
+    };
+    active.session.sender().begin(&mut active.out, begin);
+    let page = [7; 4096];
+    active
+        .session
+        .sender()
+        .pages(&mut active.out, &mut [(PageIndex(0), &page)].into_iter());
+    passive.receive(&active.take_out()).unwrap();
+    let mut writer = FrameWriter::new(G);
+    for _ in 0..4 {
+        writer.frame(&mut Vec::new(), FrameKind::Heartbeat, Epoch::new(0), |_| ());
+    }
+    let mut bytes = Vec::new();
+    writer.frame(&mut bytes, FrameKind::Pages, Epoch::new(1), |payload| {
+        kemari_replication::wire::pages::encode_page(payload, PageIndex(1), &page);
+    });
+    let refused = passive.receive(&bytes);
+    assert!(
+        matches!(refused, Err(ProtocolError::TooMuch { limit: 1, .. })),
+        "{refused:?}"
+    );
+}
+
+/// A passive side's frame, forged.
+fn forged(generation: Generation, sequence: u64, epoch: u64) -> (FrameHeader, Vec<u8>) {
+    let header = FrameHeader {
+        version: 1,
+        kind: FrameKind::Ack,
+        payload_bytes: 0,
+        payload_crc: crc32c::crc32c(&[]),
+        generation,
+        epoch: Epoch::new(epoch),
+        sequence,
+    };
+    (header, Vec::new())
+}
+
+fn with_two_sent_and_one_acked() -> ActiveSide {
+    let (mut active, mut passive) = greeted(&Guest::new());
+    active.checkpoint(&silent(1), &Guest::new(), &[]);
+    passive.receive(&active.take_out()).unwrap();
+    active.receive(&passive.out).unwrap();
+    active.checkpoint(&silent(2), &Guest::new(), &[]);
+    active
+}
+
+#[test]
+fn trap_5_a_stale_doubled_or_foreign_acknowledgement_is_refused() {
+    type Expected = fn(&ProtocolError) -> bool;
+    let cases: [(&str, (FrameHeader, Vec<u8>), Expected); 5] = [
+        ("doubled", forged(G, 2, 1), |e| {
+            matches!(e, ProtocolError::AckNotNewer { .. })
+        }),
+        ("stale", forged(G, 2, 0), |e| {
+            matches!(e, ProtocolError::AckNotNewer { .. })
+        }),
+        ("never sent", forged(G, 2, 3), |e| {
+            matches!(e, ProtocolError::AckBeyondSent { .. })
+        }),
+        ("generation", forged(G.next(), 2, 2), |e| {
+            matches!(e, ProtocolError::Generation { .. })
+        }),
+        ("repeated frame", forged(G, 1, 2), |e| {
+            matches!(e, ProtocolError::Sequence { .. })
+        }),
+    ];
+    for (name, (header, payload), expected) in cases {
+        let mut active = with_two_sent_and_one_acked();
+        let refused = active.session.on_frame(&header, &payload).unwrap_err();
+        assert!(expected(&refused), "{name}: {refused:?}");
+        assert_eq!(active.session.acked(), Epoch::new(1), "{name}");
+        let (header, payload) = forged(G, 2, 2);
+        let later = active.session.on_frame(&header, &payload);
+        assert_eq!(
+            later,
+            Err(ProtocolError::Over),
+            "{name}: the session is over"
+        );
+    }
+}
+
+#[test]
+fn trap_5_a_header_without_its_checksum_is_refused() {
+    let (header, _) = forged(G, 2, 2);
+    let mut bytes = header.encode();
+    bytes[24] = 3;
+    let refused = FrameHeader::decode(&bytes);
+    assert!(
+        matches!(refused, Err(WireError::HeaderChecksum { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn trap_6_outputs_of_many_writes_share_one_transaction() {
+    let mut gate = paired_gate();
+    for byte in 0..200u8 {
+        let first = gate.push(OutputKind::Console, &[byte]);
+        assert_eq!(
+            first,
+            byte == 0,
+            "only the first write of an epoch asks for a checkpoint"
+        );
+    }
+    let closed = gate.close_epoch(Carry::Epoch);
+    assert_eq!(closed.outputs.len(), 1, "and they are one output");
+    assert_eq!(closed.outputs[0].bytes.len(), 200);
+}
+
+#[test]
+fn trap_7_after_a_lost_acknowledgement_the_next_session_says_what_was_committed() {
+    let (mut active, mut passive) = greeted(&Guest::new());
+    active.checkpoint(&silent(1), &Guest::new(), &[]);
+    passive.receive(&active.take_out()).unwrap();
+    // The acknowledgement is lost with the connection.
+    let (replica, guest) = (passive.session.into_replica(), passive.guest);
+    let mut active = ActiveSide::new(1, 0);
+    let mut passive = PassiveSide::new(replica, guest);
+    passive.receive(&active.take_out()).unwrap();
+    let events = active.receive(&passive.out).unwrap();
+    let held = Some(Epoch::new(1));
+    assert!(matches!(&events[..], [ActiveEvent::Welcomed { held: h, .. }] if *h == held));
+    assert_eq!(active.session.acked(), Epoch::new(1));
+}
+
+#[test]
+fn trap_7_a_new_connection_goes_on_where_the_old_one_ended() {
+    let (mut active, mut passive) = greeted(&Guest::new());
+    active.checkpoint(&silent(1), &Guest::new(), &[]);
+    passive.receive(&active.take_out()).unwrap();
+    let (replica, guest) = (passive.session.into_replica(), passive.guest);
+    let mut active = ActiveSide::new(2, 1);
+    let mut passive = PassiveSide::new(replica, guest);
+    passive.receive(&active.take_out()).unwrap();
+    active.receive(&std::mem::take(&mut passive.out)).unwrap();
+    active.build_on(Epoch::new(1));
+    active.checkpoint(&silent(3), &Guest::new(), &[]);
+    passive.receive(&active.take_out()).unwrap();
+    assert_eq!(
+        passive.session.replica().held().unwrap().epoch,
+        Epoch::new(3)
+    );
+}
+
+#[test]
+fn a_replica_that_knows_a_newer_generation_outdates_the_caller() {
+    let mut active = ActiveSide::new(0, 0);
+    let mut passive = PassiveSide::new(Replica::new(G.next()), Guest::new());
+    passive.receive(&active.take_out()).unwrap();
+    let events = active.receive(&passive.out).unwrap();
+    let text = format!("{events:?}");
+    assert!(text.contains("Outdated"), "{text}");
+}
