@@ -10,6 +10,7 @@ pub mod fencing;
 pub mod guests;
 pub mod kernel;
 pub mod ledger;
+pub mod linux_guest;
 pub mod machines;
 pub mod namespaces;
 pub mod observer;
