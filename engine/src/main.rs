@@ -1,3 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
-//! To come.
-fn main() {}
+//! `kemari-engine`: one replica of a fault-tolerant virtual machine.
+//!
+//! The process puts three things together: the machine (`kemari-vmm`), the protocol
+//! (`kemari-replication`) and the outside: transports, console sinks, the control socket, systemd.
+//!
+//! ```text
+//!  control socket ──commands──▶ conductor ──owns──▶ machine, licence, roles
+//!  (tokio, one thread)              ▲  │                 │ vCPU thread
+//!                 acks, frames ─────┘  └─▶ sender        ▼
+//!                 (link threads)           thread    event-tap ──▶ sink thread ──▶ outside
+//! ```
+//!
+//! The conductor is one thread with one queue: every decision about this replica is made there, in
+//! order. The data path never crosses the async runtime.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod conductor;
+mod console;
+mod control;
+mod exit;
+mod link;
+mod record;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kemari_api::NodeName;
+
+/// One replica of a fault-tolerant virtual machine.
+#[derive(Debug, Parser)]
+#[command(name = "kemari-engine", version, about)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// Run a replica: boot the guest, or with --incoming wait to receive or to be promoted.
+    Run(RunArguments),
+}
+
+/// What `kemari-engine run` was told.
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    /// The description of the VM, a TOML file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// Start without a guest and accept replication at kemari:tcp:ADDR:PORT;
+    /// `auto` stands for every address of this node and the port of the description.
+    #[arg(long, value_name = "ADDRESS")]
+    incoming: Option<String>,
+
+    /// The name of this node in the cluster; the host name if not given.
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+}
+
+fn main() -> ExitCode {
+    start_logging();
+    let Subject::Run(arguments) = CommandLine::parse().command;
+    match run::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&failure.to_string())]);
+            failure.exit_code()
+        }
+    }
+}
+
+/// Events go to standard error, where journald or a person reads them.
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KEMARI_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let plain = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false);
+    // journald stamps every line itself.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        plain.without_time().init();
+    } else {
+        plain.init();
+    }
+}

@@ -5,6 +5,8 @@
 //! without a bus and without the agent. The engine checks every request against its own state: a
 //! caller can ask for a promotion, it cannot make an outdated replica run.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zbus::zvariant::Type;
@@ -147,9 +149,19 @@ pub enum ConnectError {
 /// # Errors
 /// [`ConnectError`], of which `NotRunning` is the ordinary case of a stopped replica.
 pub async fn connect(vm: &VmName) -> Result<(ReplicaProxy<'static>, Option<i32>), ConnectError> {
-    let path = place::control_socket(vm);
+    connect_at(vm, &place::control_socket(vm)).await
+}
+
+/// [`connect`] for a control socket elsewhere.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_at(
+    vm: &VmName,
+    path: &Path,
+) -> Result<(ReplicaProxy<'static>, Option<i32>), ConnectError> {
     let socket = path.display().to_string();
-    let stream = tokio::net::UnixStream::connect(&path)
+    let stream = tokio::net::UnixStream::connect(path)
         .await
         .map_err(|source| {
             use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};

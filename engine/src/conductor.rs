@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The conductor: one thread that owns the machine and makes every decision about this replica.
+//!
+//! Everything reaches it through one queue of [`Input`]s, so two decisions can never overlap. It
+//! blocks for nothing but the machine's pause and the licence record on disk.
+//!
+//! ```mermaid
+//! stateDiagram-v2
+//!     [*] --> Waiting: --incoming
+//!     [*] --> Active: without --incoming
+//!     Waiting --> Passive: an active replica joins
+//!     Passive --> Waiting: it is lost before the first commit
+//!     Passive --> Active: promote take-over
+//!     Waiting --> Active: promote cold-start
+//!     Active --> Waiting: demote
+//!     Active --> Outdated: a newer generation is known
+//!     Passive --> Waiting: a newer generation is known
+//! ```
+
+mod capture;
+mod command;
+mod finish;
+mod pair;
+mod roles;
+pub mod statistics;
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use kemari_api::config::VmConfig;
+use kemari_api::replica::ReplicaStatus;
+use kemari_api::{Epoch, Generation, Licence, NodeName, Role};
+use kemari_replication::page::RamLayout;
+use kemari_replication::passive::{PassiveConfig, Replica};
+use kemari_replication::trigger::TriggerConfig;
+use kemari_replication::wire::VmIdentity;
+use kemari_vmm::{BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize};
+use tokio::sync::{oneshot, watch};
+
+use crate::clock;
+use crate::console::{Console, InputSlot};
+use crate::link::active::{LinkEvent, LinkId};
+use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
+use crate::record::LicenceFile;
+use capture::Capture;
+use finish::Finish;
+use pair::{LinkState, Progress};
+use statistics::Statistics;
+
+pub use command::{Answer, ConductorHandle, Refusal, Request};
+
+/// Everything the conductor hears.
+#[derive(Debug)]
+pub enum Input {
+    /// A request of the control socket.
+    Request(Request, oneshot::Sender<Answer>),
+    /// The guest's run ended. The number tells which machine; there may have been others.
+    Guest(u64, GuestEvent),
+    /// The first output of an epoch waits for a checkpoint.
+    OutputQueued,
+    /// The console may have room again.
+    ConsoleRoom,
+    /// From the connection to a passive replica.
+    Link(LinkId, LinkEvent),
+    /// From the connection of an active replica.
+    Passive(PassiveEvent),
+}
+
+/// How the replica ended.
+#[derive(Debug)]
+pub enum End {
+    /// The guest powered itself off.
+    PowerOff,
+    /// It was told to.
+    Quit,
+    /// The machine failed; the sentence says how.
+    Failed(String),
+}
+
+/// One replica.
+pub struct Conductor {
+    config: VmConfig,
+    node: NodeName,
+    machine: Machine,
+    machine_number: u64,
+    console: Arc<Console>,
+    input_slot: InputSlot,
+    endpoint: Option<Endpoint>,
+    listen: String,
+    record: LicenceFile,
+    inputs: mpsc::Receiver<Input>,
+    sender: mpsc::Sender<Input>,
+    status: watch::Sender<ReplicaStatus>,
+    statistics: Statistics,
+    trigger: TriggerConfig,
+
+    role: Role,
+    generation: Generation,
+    /// A person has not stopped the guest.
+    running: bool,
+    peer: Option<NodeName>,
+    in_sync: bool,
+    /// Passive: the epoch held. Active: the epoch committed by the peer.
+    epoch: Epoch,
+    detail: String,
+
+    link: LinkState,
+    progress: Progress,
+    next_link: u64,
+    capture: Capture,
+    finish: Option<Finish>,
+    end: Option<End>,
+}
+
+/// What [`Conductor::new`] is given.
+pub struct Setup {
+    /// The description.
+    pub config: VmConfig,
+    /// This node.
+    pub node: NodeName,
+    /// The queue's two ends.
+    pub queue: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+}
+
+impl Conductor {
+    /// A waiting replica with a machine that holds nothing.
+    pub fn new(setup: Setup) -> Result<(Self, ConductorHandle), CreateMachineError> {
+        let Setup {
+            config,
+            node,
+            queue: (sender, inputs),
+        } = setup;
+        let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
+        let console = Console::new(queue_bytes, sender.clone());
+        let machine = new_machine(&config, &console, &sender, 0)?;
+        let input_slot = InputSlot::new(machine.console_input());
+        let statistics = Statistics::default();
+        let (status, status_watch) = watch::channel(ReplicaStatus {
+            vm: config.vm.name.clone(),
+            node: node.clone(),
+            pid: std::process::id(),
+            role: Role::Waiting,
+            licence: Licence::None,
+            in_sync: false,
+            running: false,
+            generation: Generation::default(),
+            epoch: Epoch::default(),
+            peer: String::new(),
+            listen: String::new(),
+            detail: String::new(),
+        });
+        let handle = ConductorHandle::new(sender.clone(), status_watch, statistics.clone());
+        let replication = &config.replication;
+        let trigger = TriggerConfig {
+            gather: Duration::from_micros(replication.gather_us.get().into()),
+            epoch_max: Duration::from_millis(replication.epoch_ms_max.get().into()),
+            ..TriggerConfig::default()
+        };
+        let conductor = Self {
+            record: LicenceFile::of(&config.vm.name),
+            config,
+            node,
+            machine,
+            machine_number: 0,
+            console,
+            input_slot,
+            endpoint: None,
+            listen: String::new(),
+            inputs,
+            sender,
+            status,
+            statistics,
+            trigger,
+            role: Role::Waiting,
+            generation: Generation::default(),
+            running: true,
+            peer: None,
+            in_sync: false,
+            epoch: Epoch::default(),
+            detail: "waiting to receive or to be promoted".into(),
+            link: LinkState::None,
+            progress: Progress::default(),
+            next_link: 0,
+            capture: Capture::default(),
+            finish: None,
+            end: None,
+        };
+        Ok((conductor, handle))
+    }
+
+    /// The console, for the sink.
+    pub fn console(&self) -> Arc<Console> {
+        Arc::clone(&self.console)
+    }
+
+    /// What is typed at the console goes here.
+    pub fn console_input(&self) -> InputSlot {
+        self.input_slot.clone()
+    }
+
+    /// What a listener needs to receive for this replica.
+    pub fn receiving(&self) -> Receiving {
+        Receiving {
+            config: PassiveConfig {
+                identity: self.identity(),
+                node: self.node.clone(),
+                ram: RamLayout::new(
+                    std::iter::once(0..self.machine.memory().page_count()).collect(),
+                )
+                .expect("one stretch of RAM that is not empty"),
+                difference: fingerprint_difference,
+            },
+            ram: self.machine.memory(),
+            silence_max: self.silence_max(),
+        }
+    }
+
+    /// Lets callers in, at the address that other replicas are told.
+    pub fn open(&mut self, endpoint: Endpoint, listen: String) {
+        let held = Held {
+            replica: Replica::new(self.generation),
+            state: None,
+        };
+        endpoint.receive(self.receiving(), held);
+        self.endpoint = Some(endpoint);
+        self.listen = listen;
+    }
+
+    /// Starts from the newest generation this node's record knows of.
+    pub fn remember(&mut self, generation: Generation) {
+        self.generation = generation;
+    }
+
+    /// Works until the replica ends.
+    pub fn run(mut self) -> End {
+        loop {
+            self.publish();
+            let wait = self.next_deadline().saturating_sub(clock::now());
+            if let Ok(input) = self.inputs.recv_timeout(wait) {
+                self.handle(input);
+                while let Ok(input) = self.inputs.try_recv() {
+                    self.handle(input);
+                }
+            }
+            self.work();
+            if let Some(end) = self.end.take() {
+                self.publish();
+                return end;
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Request(request, reply) => self.request(request, reply),
+            Input::Guest(machine, event) if machine == self.machine_number => self.guest(event),
+            Input::Guest(..) | Input::OutputQueued => {}
+            Input::ConsoleRoom => self.machine.run_gate().wake(),
+            Input::Link(id, event) => self.link_event(id, event),
+            Input::Passive(event) => self.passive_event(event),
+        }
+    }
+
+    fn guest(&mut self, event: GuestEvent) {
+        match event {
+            GuestEvent::PowerOff => {
+                tracing::info!(vm = %self.config.vm.name, generation = %self.generation, "the guest powered itself off");
+                self.begin_finish(Finish::power_off());
+            }
+            GuestEvent::Reset => self.reset(),
+            GuestEvent::Crashed { reason } => {
+                // Ending here is what makes the passive replica continue from the last commit.
+                self.end = Some(End::Failed(format!("The virtual CPU failed: {reason}")));
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        tracing::info!(vm = %self.config.vm.name, generation = %self.generation, "the guest asked for a reset");
+        let booted = self
+            .machine
+            .pause()
+            .map_err(|error| crate::exit::chain(&error))
+            .and_then(|()| {
+                self.machine
+                    .boot()
+                    .map_err(|error| crate::exit::chain(&error))
+            });
+        match booted {
+            Ok(()) => self.resume_guest(),
+            Err(text) => self.end = Some(End::Failed(format!("Reset failed: {text}"))),
+        }
+    }
+
+    /// Lets the guest run, unless a person stopped it or it is being finished.
+    fn resume_guest(&mut self) {
+        if self.role == Role::Active && self.running && self.finish.is_none() {
+            self.machine.resume();
+        }
+    }
+
+    /// What the status is now, published if it differs. An epoch alone wakes nobody.
+    fn publish(&self) {
+        let licence = self.console.with_gate(|gate| gate.licence()).shown();
+        let now = ReplicaStatus {
+            vm: self.config.vm.name.clone(),
+            node: self.node.clone(),
+            pid: std::process::id(),
+            role: self.role,
+            licence,
+            in_sync: self.in_sync,
+            running: self.role == Role::Active && self.running,
+            generation: self.generation,
+            epoch: self.epoch,
+            peer: self
+                .peer
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            listen: self.listen.clone(),
+            detail: self.detail.clone(),
+        };
+        self.status.send_if_modified(|published| {
+            published.epoch = now.epoch;
+            let changed = *published != now;
+            if changed {
+                *published = now;
+            }
+            changed
+        });
+    }
+
+    fn identity(&self) -> VmIdentity {
+        let fingerprint =
+            postcard::to_stdvec(&self.machine.fingerprint()).expect("a fingerprint is plain data");
+        VmIdentity {
+            vm: self.config.vm.name.clone(),
+            fingerprint,
+        }
+    }
+
+    fn silence_max(&self) -> Duration {
+        Duration::from_millis(self.config.replication.peer_timeout_ms.get().into())
+    }
+
+    /// A machine as new, whose guest events carry a new number.
+    fn renew_machine(&mut self) -> Result<(), CreateMachineError> {
+        self.machine_number += 1;
+        self.machine = new_machine(
+            &self.config,
+            &self.console,
+            &self.sender,
+            self.machine_number,
+        )?;
+        self.input_slot.put(self.machine.console_input());
+        Ok(())
+    }
+}
+
+fn new_machine(
+    config: &VmConfig,
+    console: &Arc<Console>,
+    inputs: &mpsc::Sender<Input>,
+    number: u64,
+) -> Result<Machine, CreateMachineError> {
+    let memory = MemorySize::from_mib(config.vm.memory_mib.get())
+        .expect("the description allows only sizes that machines can have");
+    let boot = BootSource {
+        kernel: config.boot.kernel.clone(),
+        initrd: config.boot.initrd.clone(),
+        cmdline: config.boot.cmdline.clone(),
+    };
+    let (events, from_guest) = mpsc::channel();
+    let inputs = inputs.clone();
+    std::thread::spawn(move || {
+        while let Ok(event) = from_guest.recv() {
+            if inputs.send(Input::Guest(number, event)).is_err() {
+                return;
+            }
+        }
+    });
+    let output: Arc<Console> = Arc::clone(console);
+    Machine::new(MachineConfig { memory, boot }, output, events)
+}
+
+fn fingerprint_difference(ours: &[u8], theirs: &[u8]) -> String {
+    let decode = |bytes| postcard::from_bytes::<kemari_vmm::MachineFingerprint>(bytes).ok();
+    match (decode(ours), decode(theirs)) {
+        (Some(ours), Some(theirs)) => ours
+            .difference(&theirs)
+            .unwrap_or_else(|| "no difference found".into()),
+        _ => "the other engine describes its machine in a form this one does not know".into(),
+    }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cut: the whole state of the machine at one instant, in buffers that are used again.
+
+use std::time::Duration;
+
+use kemari_replication::event_tap::{Carry, ClosedEpoch};
+use kemari_replication::page::{PAGE_BYTES, PageIndex};
+use kemari_vmm::{DirtyPages, GuestRam, Machine};
+
+use crate::clock;
+use crate::console::Console;
+
+/// Buffers of the last cut.
+#[derive(Debug, Default)]
+pub struct Capture {
+    indexes: Vec<PageIndex>,
+    pages: Vec<[u8; PAGE_BYTES]>,
+}
+
+/// One cut.
+#[derive(Debug)]
+pub struct Cut {
+    /// The epoch it ends.
+    pub closed: ClosedEpoch,
+    /// Pages written since the last cut.
+    pub dirty: DirtyPages,
+    /// Everything of the machine but memory.
+    pub state: Vec<u8>,
+    /// When the guest stopped.
+    pub at: Duration,
+}
+
+impl Capture {
+    /// Cuts. The guest is paused on return; the pages are in this capture.
+    ///
+    /// # Errors
+    /// A sentence, when the machine cannot be paused, saved or read. Nothing was taken then: the
+    /// pages found dirty stay dirty, the epoch stays open.
+    pub fn cut(
+        &mut self,
+        machine: &mut Machine,
+        console: &Console,
+        carry: Carry,
+    ) -> Result<Cut, String> {
+        let at = clock::now();
+        machine
+            .pause()
+            .map_err(|error| crate::exit::chain(&error))?;
+        // The state first: reading it may write guest memory (kvm-state facts, §9).
+        let state = machine
+            .save()
+            .map_err(|error| crate::exit::chain(&error))?
+            .encode();
+        let dirty = machine
+            .harvest_dirty()
+            .map_err(|error| crate::exit::chain(&error))?;
+        if let Err(error) = self.read(&machine.memory(), dirty.iter()) {
+            machine.mark_dirty(&dirty);
+            return Err(crate::exit::chain(&error));
+        }
+        let closed = console.with_gate(|gate| gate.close_epoch(carry));
+        Ok(Cut {
+            closed,
+            dirty,
+            state,
+            at,
+        })
+    }
+
+    /// Copies these pages out of guest memory.
+    pub fn read(
+        &mut self,
+        ram: &GuestRam,
+        pages: impl Iterator<Item = kemari_vmm::PageIndex>,
+    ) -> Result<(), kemari_vmm::PageAccessError> {
+        self.indexes.clear();
+        for (number, page) in pages.enumerate() {
+            if self.pages.len() <= number {
+                self.pages.push([0; PAGE_BYTES]);
+            }
+            if let Some(buffer) = self.pages.get_mut(number) {
+                ram.read_page(page, buffer)?;
+            }
+            self.indexes.push(PageIndex(page.0));
+        }
+        Ok(())
+    }
+
+    /// What was copied last.
+    pub fn pages(&self) -> impl Iterator<Item = (PageIndex, &[u8; PAGE_BYTES])> {
+        self.indexes.iter().copied().zip(&self.pages)
+    }
+
+    /// How many pages were copied last.
+    pub fn len(&self) -> u64 {
+        self.indexes.len() as u64
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the outside can ask of a replica, and why it may refuse.
+
+use std::sync::mpsc;
+
+use kemari_api::config::{AddressError, ReplicationAddress};
+use kemari_api::replica::{Promotion, ReplicaStatus};
+use kemari_api::{Generation, Licence, Role};
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+use crate::conductor::Input;
+use crate::conductor::statistics::Statistics;
+
+/// A request, as the control socket brings it.
+#[derive(Debug)]
+pub enum Request {
+    /// Become active.
+    Promote {
+        /// From what.
+        how: Promotion,
+        /// The generation of the new right to run.
+        generation: Generation,
+    },
+    /// End being active, handing over to an in-sync peer.
+    Demote,
+    /// Replicate to this address; answered when the attempt has begun.
+    Protect(ReplicationAddress),
+    /// Let outputs out without a passive replica.
+    GoSolo(Generation),
+    /// A generation exists; stop if it is newer.
+    Outdate(Generation),
+    /// Press the guest's power button.
+    PowerButton,
+    /// Stop the guest's vCPU until [`Request::Continue`].
+    Stop,
+    /// Let a stopped guest go on.
+    Continue,
+    /// End the process.
+    Quit,
+}
+
+/// Why a request was refused. The text reaches the administrator as it is.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// The role does not allow it.
+    #[error("This replica is {role}: {needed}")]
+    Role {
+        /// What it is.
+        role: Role,
+        /// What the request needs.
+        needed: &'static str,
+    },
+    /// A take-over without a complete checkpoint.
+    #[error("This replica is not in sync: it holds no complete checkpoint to run from")]
+    NotInSync,
+    /// The generation is not newer.
+    #[error(
+        "Generation {asked} is not newer than {known}, which this replica knows; \
+         ask the agent for the newest one (kemarictl status)"
+    )]
+    OldGeneration {
+        /// The request's.
+        asked: Generation,
+        /// The replica's.
+        known: Generation,
+    },
+    /// The licence does not allow it.
+    #[error("The licence is {licence}: {needed}")]
+    Licence {
+        /// What it is.
+        licence: Licence,
+        /// What the request needs.
+        needed: &'static str,
+    },
+    /// The migration address is wrong.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Another replication is under way.
+    #[error("Replication to {address} is under way; end it first (stop the other replica)")]
+    Busy {
+        /// Where to.
+        address: ReplicationAddress,
+    },
+    /// The machine, the disk or the peer failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The process is ending.
+    #[error("The engine is ending")]
+    Ending,
+}
+
+impl Refusal {
+    /// A failure of something below, in its own words.
+    pub fn failed(error: &dyn std::error::Error) -> Self {
+        Self::Failed(crate::exit::chain(error))
+    }
+}
+
+/// A request's answer.
+pub type Answer = Result<(), Refusal>;
+
+/// A clonable handle by which other threads talk to the conductor.
+#[derive(Debug, Clone)]
+pub struct ConductorHandle {
+    inputs: mpsc::Sender<Input>,
+    status: watch::Receiver<ReplicaStatus>,
+    statistics: Statistics,
+}
+
+impl ConductorHandle {
+    /// A handle onto these queues.
+    pub fn new(
+        inputs: mpsc::Sender<Input>,
+        status: watch::Receiver<ReplicaStatus>,
+        statistics: Statistics,
+    ) -> Self {
+        Self {
+            inputs,
+            status,
+            statistics,
+        }
+    }
+
+    /// Asks and waits for the answer.
+    pub async fn ask(&self, request: Request) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.inputs
+            .send(Input::Request(request, reply))
+            .map_err(|_| Refusal::Ending)?;
+        answer.await.unwrap_or(Err(Refusal::Ending))
+    }
+
+    /// The status now.
+    pub fn status(&self) -> ReplicaStatus {
+        self.status.borrow().clone()
+    }
+
+    /// A receiver that sees every change of the status.
+    pub fn watch(&self) -> watch::Receiver<ReplicaStatus> {
+        self.status.clone()
+    }
+
+    /// Counters of the replication.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ending an active replica in good order: demotion, and a guest that powered itself off.
+//!
+//! The guest stands still. With an in-sync peer one last checkpoint is committed and its outputs
+//! leave; then the peer is told that it may run on (demotion) or that there is nothing left to run
+//! (power off).
+
+use std::time::Duration;
+
+use kemari_api::Epoch;
+use kemari_replication::licence::{Licence, LicenceEvent};
+use kemari_replication::wire::Goodbye;
+use tokio::sync::oneshot;
+
+use super::{Answer, Conductor, End};
+use crate::clock;
+
+/// How long the outside may take to accept the last outputs.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// An end that is under way.
+#[derive(Debug)]
+pub struct Finish {
+    purpose: Purpose,
+    /// The epoch whose commit is waited for.
+    last: Option<Epoch>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Demote(oneshot::Sender<Answer>),
+    PowerOff,
+}
+
+impl Finish {
+    /// A demotion that somebody waits for.
+    pub fn demote(reply: oneshot::Sender<Answer>) -> Self {
+        Self {
+            purpose: Purpose::Demote(reply),
+            last: None,
+            deadline: Duration::MAX,
+        }
+    }
+
+    /// The guest is off.
+    pub fn power_off() -> Self {
+        Self {
+            purpose: Purpose::PowerOff,
+            last: None,
+            deadline: Duration::MAX,
+        }
+    }
+
+    /// When waiting ends.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Answers whoever waits.
+    pub fn answer(self, answer: Answer) {
+        if let Purpose::Demote(reply) = self.purpose {
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+impl Conductor {
+    pub(super) fn begin_finish(&mut self, mut finish: Finish) {
+        if let Some(other) = self.finish.take() {
+            finish.answer(Err(super::Refusal::Ending));
+            self.finish = Some(other);
+            return;
+        }
+        if let Err(error) = self.machine.pause() {
+            let text = crate::exit::chain(&error);
+            finish.answer(Err(super::Refusal::Failed(text.clone())));
+            self.end = Some(End::Failed(text));
+            return;
+        }
+        finish.deadline = clock::now() + self.finish_patience();
+        if self.is_paired() {
+            self.finish = Some(finish);
+            let carry = self.carry();
+            let last = self.cut_and_send(carry);
+            if let Some(finish) = &mut self.finish {
+                finish.last = last;
+            }
+        } else {
+            self.finish = Some(finish);
+            self.complete_finish();
+        }
+    }
+
+    /// The peer holds everything up to this epoch.
+    pub(super) fn finish_acked(&mut self, epoch: Epoch) {
+        let waited_for = self.finish.as_ref().and_then(|finish| finish.last);
+        if waited_for.is_some_and(|last| last <= epoch) {
+            self.complete_finish();
+        }
+    }
+
+    /// Gives up waiting when there is nobody left to wait for.
+    pub(super) fn finish_if_possible(&mut self) {
+        let Some(finish) = &self.finish else { return };
+        if clock::now() >= finish.deadline || !self.is_paired() {
+            self.complete_finish();
+        }
+    }
+
+    /// The peer has let go of its state after a power off.
+    pub(super) fn finish_peer_outdated(&mut self) {
+        tracing::info!(vm = %self.config.vm.name, "the passive replica has let go of its state");
+    }
+
+    fn complete_finish(&mut self) {
+        let Some(finish) = self.finish.take() else {
+            return;
+        };
+        let handed_over = finish
+            .last
+            .filter(|last| self.is_paired() && self.progress.acked >= *last);
+        let may_leave = handed_over.is_some() || matches!(self.licence(), Licence::Solo { .. });
+        if may_leave && !self.console.drain(DRAIN) {
+            tracing::warn!(vm = %self.config.vm.name, "the console sink did not take the last output");
+        }
+        match finish.purpose {
+            Purpose::Demote(reply) => {
+                if let Some(epoch) = handed_over {
+                    self.tell_gate(LicenceEvent::HandedOver);
+                    self.say_goodbye(Goodbye::HandedOver { epoch });
+                }
+                let detail = match handed_over {
+                    Some(epoch) => format!("handed over at epoch {epoch}; waiting"),
+                    None => "demoted without a passive replica in sync; waiting".to_owned(),
+                };
+                let answer = self.become_waiting(&detail);
+                self.publish();
+                let _ = reply.send(answer);
+            }
+            Purpose::PowerOff => {
+                if handed_over.is_some() {
+                    self.say_goodbye(Goodbye::Unprotected);
+                }
+                self.end = Some(End::PowerOff);
+            }
+        }
+    }
+}

@@ -1,0 +1,587 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The active side of a pair: copy, checkpoints, acknowledgements, loss and return of the link.
+//!
+//! A page is dirty while it differs from the last epoch that was *acknowledged*. The sets of
+//! epochs in flight are kept until then; when the link is lost and comes back they are folded
+//! back, except for those the other side turns out to hold.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kemari_api::config::ReplicationAddress;
+use kemari_api::{Epoch, Licence as Shown, Role};
+use kemari_replication::active::{ActiveConfig, Base, BeginTransaction};
+use kemari_replication::event_tap::Carry;
+use kemari_replication::licence::{Licence, LicenceEvent};
+use kemari_replication::page::PAGE_BYTES;
+use kemari_replication::trigger::{Decision, TriggerInput};
+use kemari_replication::wire::{Goodbye, Refusal as PeerRefusal};
+use kemari_vmm::{DirtyPages, PageIndex};
+
+use super::capture::Cut;
+use super::{Conductor, End};
+use crate::clock;
+use crate::link::LinkError;
+use crate::link::active::{self, Link, LinkEvent, LinkId};
+use crate::record::{Kind, Record};
+
+/// Epochs that may be in flight; the next cut waits for an acknowledgement.
+const IN_FLIGHT_MAX: usize = 4;
+/// The initial copy pauses while this much waits to be written.
+const COPY_AHEAD_BYTES: usize = 8 * 1024 * 1024;
+/// Pages read from guest memory at a time during the copy: 1 MiB.
+const COPY_CHUNK_PAGES: usize = 256;
+/// The copy ends, and the first checkpoint is cut, when no more pages than this are dirty …
+const COPY_REST_PAGES: usize = 2048;
+/// … or after this many rounds, for a guest that writes faster than the link carries.
+const COPY_ROUNDS_MAX: u32 = 8;
+/// Between two attempts to reach a passive replica that was lost.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Where the replication stands on the active side.
+#[derive(Debug)]
+pub enum LinkState {
+    /// There is none.
+    None,
+    /// An attempt is under way.
+    Connecting {
+        id: LinkId,
+        address: ReplicationAddress,
+    },
+    /// It was lost and is tried again.
+    Retry {
+        address: ReplicationAddress,
+        at: Duration,
+    },
+    /// Welcomed.
+    Up(Box<Pair>),
+}
+
+impl LinkState {
+    /// Where it leads.
+    pub fn address(&self) -> Option<&ReplicationAddress> {
+        match self {
+            Self::None => None,
+            Self::Connecting { address, .. } | Self::Retry { address, .. } => Some(address),
+            Self::Up(pair) => Some(&pair.address),
+        }
+    }
+}
+
+/// A connection to the passive replica and what is under way on it.
+#[derive(Debug)]
+pub struct Pair {
+    id: LinkId,
+    address: ReplicationAddress,
+    link: Link,
+    phase: Phase,
+    last_start: Duration,
+    last_sent: Duration,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Pages still to be sent in this round.
+    Copying {
+        rest: VecDeque<PageIndex>,
+        round: u32,
+    },
+    /// The next checkpoint builds on this.
+    Checkpoints { base: Base },
+}
+
+/// What the active side remembers between connections.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Highest epoch ever sent, and highest acknowledged, in this generation.
+    pub sent: Epoch,
+    pub acked: Epoch,
+    /// Epochs sent and not acknowledged, each with the pages it carried and when it was cut.
+    in_flight: VecDeque<(Epoch, DirtyPages, Duration)>,
+    /// Dirty tracking covers everything since `acked`.
+    tracked: bool,
+    /// A transaction was sent in the session there is now.
+    session_sent: bool,
+}
+
+impl Conductor {
+    /// Begins to replicate to this address.
+    pub(super) fn connect(&mut self, address: ReplicationAddress) {
+        self.next_link += 1;
+        let id = LinkId(self.next_link);
+        let config = ActiveConfig {
+            identity: self.identity(),
+            node: self.node.clone(),
+            generation: self.generation,
+            sent: self.progress.sent,
+            acked: self.progress.acked,
+        };
+        self.statistics.link_failed(None);
+        match active::start(
+            id,
+            address.clone(),
+            config,
+            self.silence_max(),
+            self.sender.clone(),
+        ) {
+            Ok(()) => self.link = LinkState::Connecting { id, address },
+            Err(error) => self.retry_later(address, &LinkError::Io(error)),
+        }
+    }
+
+    pub(super) fn link_event(&mut self, id: LinkId, event: LinkEvent) {
+        let current = match &self.link {
+            LinkState::Connecting { id, .. } => Some(*id),
+            LinkState::Up(pair) => Some(pair.id),
+            LinkState::None | LinkState::Retry { .. } => None,
+        };
+        if current != Some(id) {
+            return;
+        }
+        match event {
+            LinkEvent::Up(link) => self.link_up(id, link),
+            LinkEvent::Acked(epoch) => self.acked(epoch),
+            LinkEvent::Alive | LinkEvent::Drained => {}
+            LinkEvent::Goodbye(Goodbye::Outdated) => self.finish_peer_outdated(),
+            LinkEvent::Goodbye(goodbye) => {
+                tracing::info!(vm = %self.config.vm.name, ?goodbye, "the passive replica said goodbye");
+            }
+            LinkEvent::Lost(error) => self.link_lost(&error),
+        }
+    }
+
+    fn link_up(&mut self, id: LinkId, link: Link) {
+        let LinkState::Connecting { address, .. } = &self.link else {
+            return;
+        };
+        let address = address.clone();
+        self.peer = Some(link.node.clone());
+        let held = link.held.filter(|_| self.progress.tracked);
+        let rejoining = self.licence().shown() == Shown::Cut;
+        if rejoining && !self.tell_gate(LicenceEvent::Rejoin) {
+            return;
+        }
+        let phase = match held {
+            Some(epoch) => self.continue_from(epoch),
+            None => self.copy_everything(),
+        };
+        let Some(phase) = phase else { return };
+        tracing::info!(
+            vm = %self.config.vm.name, generation = %self.generation, peer = %link.node,
+            from = %held.map_or_else(|| "a full copy".to_owned(), |epoch| format!("epoch {epoch}")),
+            "the passive replica takes part"
+        );
+        let now = clock::now();
+        let pair = Pair {
+            id,
+            address,
+            link,
+            phase,
+            last_start: now,
+            last_sent: now,
+        };
+        self.link = LinkState::Up(Box::new(pair));
+    }
+
+    /// The other side holds this epoch: only what was written since must be sent.
+    fn continue_from(&mut self, epoch: Epoch) -> Option<Phase> {
+        if epoch > self.progress.acked {
+            self.acked(epoch);
+        }
+        for (_, dirty, _) in self.progress.in_flight.drain(..) {
+            self.machine.mark_dirty(&dirty);
+        }
+        Some(Phase::Checkpoints {
+            base: Base::Epoch(epoch),
+        })
+    }
+
+    fn copy_everything(&mut self) -> Option<Phase> {
+        self.progress.in_flight.clear();
+        self.in_sync = false;
+        if let Err(error) = self.machine.start_dirty_tracking() {
+            self.end = Some(End::Failed(crate::exit::chain(&error)));
+            return None;
+        }
+        self.statistics.copying(true);
+        self.detail = "copying memory to the passive replica".into();
+        let rest = (0..self.machine.memory().page_count())
+            .map(PageIndex)
+            .collect();
+        Some(Phase::Copying { rest, round: 1 })
+    }
+
+    /// Everything that is due: copy, checkpoint, sign of life, another attempt.
+    pub(super) fn work(&mut self) {
+        match &self.link {
+            LinkState::None | LinkState::Connecting { .. } => {}
+            LinkState::Retry { address, at } => {
+                if clock::now() >= *at {
+                    let address = address.clone();
+                    self.connect(address);
+                }
+            }
+            LinkState::Up(pair) => match pair.phase {
+                Phase::Copying { .. } => self.copy_some(),
+                Phase::Checkpoints { .. } => self.checkpoint_if_due(),
+            },
+        }
+        self.sign_of_life();
+        self.finish_if_possible();
+    }
+
+    /// When [`Self::work`] has something to do again, if nothing happens before.
+    pub(super) fn next_deadline(&self) -> Duration {
+        let now = clock::now();
+        let idle = now + Duration::from_secs(1);
+        let link = match &self.link {
+            LinkState::None | LinkState::Connecting { .. } => idle,
+            LinkState::Retry { at, .. } => *at,
+            LinkState::Up(pair) => {
+                let due = match pair.phase {
+                    Phase::Copying { .. } if pair.link.waiting_bytes() < COPY_AHEAD_BYTES => now,
+                    Phase::Copying { .. } => idle,
+                    Phase::Checkpoints { .. } if !self.may_cut() => idle,
+                    Phase::Checkpoints { .. } => {
+                        match self.trigger.decide(&self.trigger_input(pair)) {
+                            Decision::Now(_) => now,
+                            Decision::Wait(until) => until,
+                        }
+                    }
+                };
+                due.min(pair.last_sent + self.silence_max() / 4)
+            }
+        };
+        self.finish
+            .as_ref()
+            .map_or(link, |finish| link.min(finish.deadline()))
+    }
+
+    fn trigger_input(&self, pair: &Pair) -> TriggerInput {
+        TriggerInput {
+            now: clock::now(),
+            last_start: pair.last_start,
+            output_since: self.console.output_since(),
+            dirty_pages: None,
+        }
+    }
+
+    /// Whether the next epoch may be cut at all.
+    fn may_cut(&self) -> bool {
+        let window = if self.config.replication.synchronous {
+            1
+        } else {
+            IN_FLIGHT_MAX
+        };
+        let stopped_before_the_cut = !self.running || self.finish.is_some();
+        self.progress.in_flight.len() < window && !stopped_before_the_cut
+    }
+
+    /// Sends the next part of the copy; ends it when little is left.
+    fn copy_some(&mut self) {
+        let LinkState::Up(pair) = &mut self.link else {
+            return;
+        };
+        let Phase::Copying { rest, round } = &mut pair.phase else {
+            return;
+        };
+        if pair.link.waiting_bytes() >= COPY_AHEAD_BYTES {
+            return;
+        }
+        if rest.is_empty() {
+            let round = *round;
+            return self.next_round(round);
+        }
+        let chunk = rest.drain(..rest.len().min(COPY_CHUNK_PAGES));
+        if let Err(error) = self.capture.read(&self.machine.memory(), chunk) {
+            self.end = Some(End::Failed(crate::exit::chain(&error)));
+            return;
+        }
+        let mut frames = pair.link.buffer();
+        let mut pages = self.capture.pages();
+        while pair.link.session.copy_pages(&mut frames, &mut pages) > 0 {}
+        drop(pages);
+        self.statistics.sent(frames.len());
+        pair.link.send(frames);
+        pair.last_sent = clock::now();
+    }
+
+    fn next_round(&mut self, round: u32) {
+        let dirty = match self.machine.harvest_dirty() {
+            Ok(dirty) => dirty,
+            Err(error) => {
+                self.end = Some(End::Failed(crate::exit::chain(&error)));
+                return;
+            }
+        };
+        let LinkState::Up(pair) = &mut self.link else {
+            return;
+        };
+        if dirty.len() > COPY_REST_PAGES && round < COPY_ROUNDS_MAX {
+            pair.phase = Phase::Copying {
+                rest: dirty.iter().collect(),
+                round: round + 1,
+            };
+            return;
+        }
+        self.machine.mark_dirty(&dirty);
+        self.progress.tracked = true;
+        pair.phase = Phase::Checkpoints { base: Base::Copy };
+        self.statistics.copying(false);
+        self.first_checkpoint();
+    }
+
+    /// Outputs are held before the first state of a new pair is captured, and the record says
+    /// `paired` before the passive replica can run from it.
+    fn first_checkpoint(&mut self) {
+        if matches!(self.licence(), Licence::Solo { .. }) {
+            if !self.tell_gate(LicenceEvent::Hold) || !self.write_record(Kind::Paired) {
+                return;
+            }
+            self.tell_gate(LicenceEvent::PairedRecorded);
+        }
+        self.cut_and_send(Carry::Undelivered);
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        let LinkState::Up(pair) = &self.link else {
+            return;
+        };
+        if !self.may_cut() {
+            return;
+        }
+        if let Decision::Now(_) = self.trigger.decide(&self.trigger_input(pair)) {
+            self.cut_and_send(self.carry());
+        }
+    }
+
+    /// The first transaction of a session carries everything the outside has not taken.
+    pub(super) fn carry(&self) -> Carry {
+        if self.progress.session_sent {
+            Carry::Epoch
+        } else {
+            Carry::Undelivered
+        }
+    }
+
+    /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
+    pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
+        let cut = match self.capture.cut(&mut self.machine, &self.console, carry) {
+            Ok(cut) => cut,
+            Err(text) => {
+                self.end = Some(End::Failed(format!(
+                    "A checkpoint could not be taken: {text}"
+                )));
+                return None;
+            }
+        };
+        if !self.config.replication.synchronous {
+            self.resume_guest();
+        }
+        self.statistics
+            .paused(clock::now().saturating_sub(cut.at), self.capture.len());
+        // Whatever the licence was, from here on it must hold outputs until the commit.
+        if !self.tell_gate(LicenceEvent::CommitSent) {
+            return None;
+        }
+        self.send_checkpoint(cut)
+    }
+
+    fn send_checkpoint(&mut self, cut: Cut) -> Option<Epoch> {
+        let LinkState::Up(pair) = &mut self.link else {
+            return None;
+        };
+        let Phase::Checkpoints { base } = pair.phase else {
+            return None;
+        };
+        let epoch = cut.closed.epoch;
+        let mut frames = pair.link.buffer();
+        let session = &mut pair.link.session;
+        session.begin(
+            &mut frames,
+            BeginTransaction {
+                epoch,
+                base,
+                pages: self.capture.len(),
+                delivered_up_to: cut.closed.delivered_up_to,
+                console_position: cut.closed.console_position,
+            },
+        );
+        let mut pages = self.capture.pages();
+        while session.pages(&mut frames, &mut pages) > 0 {}
+        drop(pages);
+        session.state(&mut frames, &cut.state);
+        session.outputs(&mut frames, &cut.closed.outputs);
+        session.commit(&mut frames);
+        self.statistics.sent(frames.len());
+        pair.link.send(frames);
+        pair.phase = Phase::Checkpoints {
+            base: Base::Epoch(epoch),
+        };
+        pair.last_start = cut.at;
+        pair.last_sent = clock::now();
+        self.progress.sent = epoch;
+        self.progress.session_sent = true;
+        self.progress
+            .in_flight
+            .push_back((epoch, cut.dirty, cut.at));
+        Some(epoch)
+    }
+
+    /// The passive side holds everything up to this epoch.
+    fn acked(&mut self, epoch: Epoch) {
+        let committed = self.console.with_gate(|gate| gate.committed(epoch));
+        if let Err(error) = committed {
+            self.end = Some(End::Failed(error.to_string()));
+            return;
+        }
+        self.progress.acked = epoch;
+        self.epoch = epoch;
+        let now = clock::now();
+        while let Some((_, _, cut_at)) = self
+            .progress
+            .in_flight
+            .pop_front_if(|(sent, _, _)| *sent <= epoch)
+        {
+            self.statistics.committed(now.saturating_sub(cut_at));
+        }
+        if self.config.replication.synchronous {
+            self.resume_guest();
+        }
+        if !self.in_sync {
+            self.in_sync = true;
+            self.detail =
+                "paired: outputs leave when the passive replica has committed them".into();
+            tracing::info!(
+                vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
+                %epoch, peer = ?self.peer, "the pair is in sync"
+            );
+        }
+        self.finish_acked(epoch);
+    }
+
+    fn sign_of_life(&mut self) {
+        let quiet = self.silence_max() / 4;
+        let LinkState::Up(pair) = &mut self.link else {
+            return;
+        };
+        if clock::now() >= pair.last_sent + quiet {
+            let mut frames = pair.link.buffer();
+            pair.link.session.heartbeat(&mut frames);
+            pair.link.send(frames);
+            pair.last_sent = clock::now();
+        }
+    }
+
+    /// The passive replica is out of reach. What that means is the licence's affair.
+    pub(super) fn link_lost(&mut self, error: &LinkError) {
+        let Some(address) = self.link.address().cloned() else {
+            return;
+        };
+        self.link = LinkState::None;
+        self.progress.session_sent = false;
+        self.statistics.copying(false);
+        self.statistics.link_failed(Some(error.to_string()));
+        if let LinkError::Refused(PeerRefusal::Outdated { generation }) = error {
+            let generation = *generation;
+            return self.become_outdated(generation);
+        }
+        self.tell_gate(LicenceEvent::SessionLost);
+        self.in_sync = false;
+        match self.licence() {
+            Licence::Cut { .. } => {
+                tracing::warn!(
+                    vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
+                    peer = ?self.peer, "the passive replica is out of reach, outputs are held: {error}"
+                );
+                self.detail = format!("outputs are held: {error}");
+                self.retry_later(address, error);
+            }
+            Licence::Reverting { generation } => {
+                // Nothing was offered to the passive replica yet: still the only one.
+                if self.write_record(Kind::Solo) {
+                    self.tell_gate(LicenceEvent::SoloGranted { generation });
+                    self.lost_before_pairing(error);
+                }
+            }
+            _ => self.lost_before_pairing(error),
+        }
+    }
+
+    fn lost_before_pairing(&mut self, error: &LinkError) {
+        tracing::warn!(vm = %self.config.vm.name, generation = %self.generation, "not replicating: {error}");
+        self.detail = format!("not replicating: {error}");
+        self.stop_tracking();
+    }
+
+    fn retry_later(&mut self, address: ReplicationAddress, error: &LinkError) {
+        let last_word = matches!(error, LinkError::Refused(refusal) if active::is_final(refusal));
+        let pause = if last_word { RETRY * 10 } else { RETRY };
+        self.link = LinkState::Retry {
+            address,
+            at: clock::now() + pause,
+        };
+    }
+
+    /// Ends replication and forgets how far it had come.
+    pub(super) fn stop_tracking(&mut self) {
+        self.link = LinkState::None;
+        self.in_sync = false;
+        self.progress = Progress {
+            sent: self.progress.sent,
+            acked: self.progress.acked,
+            ..Progress::default()
+        };
+        if let Err(error) = self.machine.stop_dirty_tracking() {
+            tracing::warn!(vm = %self.config.vm.name, "dirty tracking stays on: {}", crate::exit::chain(&error));
+        }
+    }
+
+    /// The session of the current link, for a goodbye.
+    pub(super) fn say_goodbye(&mut self, goodbye: Goodbye) {
+        if let LinkState::Up(pair) = &mut self.link {
+            let mut frames = pair.link.buffer();
+            pair.link.session.goodbye(&mut frames, goodbye);
+            pair.link.send(frames);
+        }
+    }
+
+    pub(super) fn licence(&self) -> Licence {
+        self.console.with_gate(|gate| gate.licence())
+    }
+
+    /// Tells the gate; an event that does not fit is a fault of this process and ends it.
+    pub(super) fn tell_gate(&mut self, event: LicenceEvent) -> bool {
+        match self.console.with_gate(|gate| gate.handle(event)) {
+            Ok(_) => true,
+            Err(error) => {
+                self.end = Some(End::Failed(error.to_string()));
+                false
+            }
+        }
+    }
+
+    /// Writes the licence record; a replica that cannot keep its record must not use the right.
+    pub(super) fn write_record(&mut self, kind: Kind) -> bool {
+        match self.record.write(Record {
+            generation: self.generation,
+            kind,
+        }) {
+            Ok(()) => true,
+            Err(error) => {
+                self.end = Some(End::Failed(error.to_string()));
+                false
+            }
+        }
+    }
+
+    /// Whether the pair is complete: a handover can lose nothing.
+    pub(super) fn is_paired(&self) -> bool {
+        self.role == Role::Active
+            && self.in_sync
+            && matches!(self.licence(), Licence::Paired { .. })
+            && matches!(self.link, LinkState::Up(_))
+    }
+}
+
+const _: () = assert!(PAGE_BYTES == kemari_vmm::PAGE_SIZE);

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes of role: what was asked, whether this replica may, and doing it.
+//!
+//! The arbitration decided before it asked; here the local half of each rule is checked again, so
+//! that no caller can make an outdated or incomplete replica run.
+
+use std::time::Duration;
+
+use kemari_api::config::ReplicationAddress;
+use kemari_api::replica::Promotion;
+use kemari_api::{Epoch, Generation, Licence as Shown, Role};
+use kemari_replication::event_tap::{EventTap, TapConfig};
+use kemari_replication::licence::LicenceEvent;
+use kemari_replication::passive::Replica;
+use kemari_replication::wire::Goodbye;
+use tokio::sync::oneshot;
+
+use super::finish::Finish;
+use super::pair::{LinkState, Progress};
+use super::{Answer, Conductor, End, Refusal, Request};
+use crate::clock;
+use crate::link::passive::{Held, PassiveEvent};
+use crate::record::Kind;
+
+impl Conductor {
+    pub(super) fn request(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
+        let answer = match request {
+            Request::Demote => return self.demote(reply),
+            Request::Promote {
+                how: Promotion::TakeOver,
+                generation,
+            } => self.take_over(generation),
+            Request::Promote {
+                how: Promotion::ColdStart,
+                generation,
+            } => self.cold_start(generation),
+            Request::Protect(address) => self.protect(address),
+            Request::GoSolo(generation) => self.go_solo(generation),
+            Request::Outdate(generation) => self.outdate(generation),
+            Request::PowerButton => self
+                .needs_active("only an active guest has a power button")
+                .map(|()| {
+                    tracing::info!(vm = %self.config.vm.name, "pressing the guest's power button");
+                    self.machine.press_power_button();
+                }),
+            Request::Stop => self.stop(),
+            Request::Continue => self
+                .needs_active("only an active guest can go on")
+                .map(|()| {
+                    self.running = true;
+                    self.resume_guest();
+                }),
+            Request::Quit => {
+                self.end = Some(End::Quit);
+                Ok(())
+            }
+        };
+        // The new status is visible before the answer is.
+        self.publish();
+        let _ = reply.send(answer);
+    }
+
+    fn needs_active(&self, needed: &'static str) -> Answer {
+        match self.role {
+            Role::Active => Ok(()),
+            role => Err(Refusal::Role { role, needed }),
+        }
+    }
+
+    fn needs_newer(&self, asked: Generation) -> Answer {
+        if asked > self.generation {
+            Ok(())
+        } else {
+            Err(Refusal::OldGeneration {
+                asked,
+                known: self.generation,
+            })
+        }
+    }
+
+    fn stop(&mut self) -> Answer {
+        self.needs_active("only an active guest can be stopped")?;
+        self.machine
+            .pause()
+            .map_err(|error| Refusal::failed(&error))?;
+        self.running = false;
+        Ok(())
+    }
+
+    /// Continues from the last committed checkpoint.
+    fn take_over(&mut self, generation: Generation) -> Answer {
+        if !matches!(self.role, Role::Passive | Role::Waiting) {
+            return Err(Refusal::Role {
+                role: self.role,
+                needed: "only a passive one takes over",
+            });
+        }
+        self.needs_newer(generation)?;
+        let begun_us = clock::now_us();
+        let Some(endpoint) = self.endpoint.clone() else {
+            return Err(Refusal::NotInSync);
+        };
+        let held = endpoint
+            .seize(generation, "it is active itself")
+            .ok_or(Refusal::NotInSync)?;
+        let (Some(checkpoint), Some(state)) = (held.replica.held(), &held.state) else {
+            endpoint.receive(self.receiving(), held);
+            self.in_sync = false;
+            return Err(Refusal::NotInSync);
+        };
+        if let Err(error) = self.machine.restore(state) {
+            let empty = Held {
+                replica: Replica::new(self.generation),
+                state: None,
+            };
+            endpoint.receive(self.receiving(), empty);
+            self.lose_state(&format!("the last checkpoint could not be loaded: {error}"));
+            return Err(Refusal::failed(&error));
+        }
+        let tap = EventTap::take_over(
+            self.queue_bytes(),
+            checkpoint.epoch,
+            held.replica.console_position(),
+            held.replica.retained(),
+        );
+        self.activate(generation, tap)?;
+        self.epoch = checkpoint.epoch;
+        tracing::info!(
+            vm = %self.config.vm.name, role = "active", generation = %generation,
+            epoch = %checkpoint.epoch, t_mono_us = clock::now_us(),
+            took_us = clock::now_us() - begun_us, "took over: the guest executes"
+        );
+        self.detail = format!("took over from epoch {}", checkpoint.epoch);
+        Ok(())
+    }
+
+    /// Boots the guest from nothing.
+    fn cold_start(&mut self, generation: Generation) -> Answer {
+        if self.role != Role::Waiting {
+            let needed = "only a waiting one can be started from nothing";
+            return Err(Refusal::Role {
+                role: self.role,
+                needed,
+            });
+        }
+        self.needs_newer(generation)?;
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.seize(generation, "it is active itself");
+        }
+        if let Err(error) = self.machine.boot() {
+            self.receive_again();
+            return Err(Refusal::failed(&error));
+        }
+        let bytes_max = self.queue_bytes();
+        self.activate(
+            generation,
+            EventTap::new(&TapConfig {
+                bytes_max,
+                ..TapConfig::default()
+            }),
+        )?;
+        self.epoch = Epoch::default();
+        tracing::info!(
+            vm = %self.config.vm.name, role = "active", generation = %generation,
+            t_mono_us = clock::now_us(), "cold start: the guest boots"
+        );
+        self.detail = "started from nothing".into();
+        Ok(())
+    }
+
+    /// The machine holds the guest; gives it the right to run, on disk first, and lets it.
+    fn activate(&mut self, generation: Generation, tap: EventTap) -> Answer {
+        self.generation = generation;
+        if !self.write_record(Kind::Solo) {
+            return Err(Refusal::Failed(
+                "the licence record cannot be written".into(),
+            ));
+        }
+        self.console.replace(tap);
+        self.tell_gate(LicenceEvent::SoloGranted { generation });
+        self.role = Role::Active;
+        self.running = true;
+        self.in_sync = false;
+        self.peer = None;
+        self.link = LinkState::None;
+        self.progress = Progress::default();
+        self.machine.resume();
+        Ok(())
+    }
+
+    fn protect(&mut self, address: ReplicationAddress) -> Answer {
+        self.needs_active("only an active guest can be replicated")?;
+        if self.finish.is_some() {
+            return Err(Refusal::Ending);
+        }
+        match self.link.address() {
+            Some(current) if *current == address => {
+                if matches!(self.link, LinkState::Retry { .. }) {
+                    self.connect(address);
+                }
+                Ok(())
+            }
+            Some(current) if !matches!(self.link, LinkState::Retry { .. }) => Err(Refusal::Busy {
+                address: current.clone(),
+            }),
+            _ => {
+                self.connect(address);
+                Ok(())
+            }
+        }
+    }
+
+    /// The passive replica is provably out: outputs may leave at once.
+    fn go_solo(&mut self, generation: Generation) -> Answer {
+        self.needs_active("only an active one can go solo")?;
+        self.needs_newer(generation)?;
+        let shown = self.licence().shown();
+        if shown == Shown::Paired {
+            let needed = "the passive replica still takes part";
+            return Err(Refusal::Licence {
+                licence: shown,
+                needed,
+            });
+        }
+        self.stop_tracking();
+        // A rejoin that had begun is over now.
+        self.tell_gate(LicenceEvent::SessionLost);
+        self.generation = generation;
+        self.progress = Progress::default();
+        if !self.write_record(Kind::Solo) {
+            return Err(Refusal::Failed(
+                "the licence record cannot be written".into(),
+            ));
+        }
+        self.tell_gate(LicenceEvent::SoloGranted { generation });
+        self.peer = None;
+        self.resume_guest();
+        tracing::info!(
+            vm = %self.config.vm.name, role = %self.role, generation = %generation,
+            t_mono_us = clock::now_us(), "solo: held outputs leave, the guest is not protected"
+        );
+        self.detail = "solo: the passive replica is out".into();
+        Ok(())
+    }
+
+    fn outdate(&mut self, generation: Generation) -> Answer {
+        if generation <= self.generation {
+            return Ok(());
+        }
+        match self.role {
+            Role::Active => self.become_outdated(generation),
+            Role::Waiting | Role::Passive => {
+                if let Some(endpoint) = self.endpoint.clone() {
+                    let held = endpoint.seize(generation, "it was just outdated");
+                    let mut replica =
+                        held.map_or_else(|| Replica::new(generation), |held| held.replica);
+                    replica.outdate(generation);
+                    self.generation = generation;
+                    endpoint.receive(
+                        self.receiving(),
+                        Held {
+                            replica,
+                            state: None,
+                        },
+                    );
+                }
+                self.lose_state(&format!(
+                    "generation {generation} ran elsewhere; waiting for a resync"
+                ));
+            }
+            Role::Outdated => {}
+        }
+        Ok(())
+    }
+
+    /// An active replica learned that the right to run has gone on: it stops at once, and what it
+    /// held back never leaves.
+    pub(super) fn become_outdated(&mut self, generation: Generation) {
+        self.tell_gate(LicenceEvent::Learned { generation });
+        let _ = self.machine.pause();
+        self.console.settle();
+        let own = self.generation;
+        self.generation = generation;
+        self.write_record(Kind::Outdated);
+        self.link = LinkState::None;
+        self.role = Role::Outdated;
+        self.in_sync = false;
+        tracing::error!(
+            vm = %self.config.vm.name, role = "outdated", generation = %generation, own_generation = %own,
+            t_mono_us = clock::now_us(),
+            "a newer generation exists: stopped, held outputs dropped; restart this engine to \
+             receive again"
+        );
+        self.detail = format!("generation {generation} runs elsewhere; this one was {own}");
+        if let Some(finish) = self.finish.take() {
+            finish.answer(Err(Refusal::Role {
+                role: Role::Outdated,
+                needed: "it must never run again",
+            }));
+        }
+    }
+
+    fn demote(&mut self, reply: oneshot::Sender<Answer>) {
+        if self.role != Role::Active {
+            let answer = match self.role {
+                Role::Outdated => Err(Refusal::Role {
+                    role: self.role,
+                    needed: "restart the engine to make it waiting",
+                }),
+                _ => Ok(()),
+            };
+            let _ = reply.send(answer);
+            return;
+        }
+        tracing::info!(
+            vm = %self.config.vm.name, generation = %self.generation, in_sync = self.in_sync,
+            "demoting"
+        );
+        self.begin_finish(Finish::demote(reply));
+    }
+
+    /// Gives the guest up and waits for the next checkpoint or promotion.
+    pub(super) fn become_waiting(&mut self, detail: &str) -> Answer {
+        let _ = self.machine.pause();
+        self.link = LinkState::None;
+        let bytes_max = self.queue_bytes();
+        self.console.replace(EventTap::new(&TapConfig {
+            bytes_max,
+            ..TapConfig::default()
+        }));
+        self.progress = Progress::default();
+        if let Err(error) = self.renew_machine() {
+            let text = crate::exit::chain(&error);
+            self.end = Some(End::Failed(text.clone()));
+            return Err(Refusal::Failed(text));
+        }
+        self.receive_again();
+        self.running = true;
+        self.lose_state(detail);
+        tracing::info!(vm = %self.config.vm.name, role = "waiting", generation = %self.generation, "{detail}");
+        Ok(())
+    }
+
+    fn receive_again(&mut self) {
+        if let Some(endpoint) = &self.endpoint {
+            let held = Held {
+                replica: Replica::new(self.generation),
+                state: None,
+            };
+            endpoint.receive(self.receiving(), held);
+        }
+    }
+
+    /// There is nothing to run from any more.
+    fn lose_state(&mut self, detail: &str) {
+        self.role = Role::Waiting;
+        self.in_sync = false;
+        self.peer = None;
+        self.epoch = Epoch::default();
+        self.detail = detail.to_owned();
+    }
+
+    fn queue_bytes(&self) -> usize {
+        self.config.replication.queue_kib_max.get() as usize * 1024
+    }
+
+    pub(super) fn passive_event(&mut self, event: PassiveEvent) {
+        if !matches!(self.role, Role::Waiting | Role::Passive) {
+            // What was still queued when this replica took over.
+            return;
+        }
+        match event {
+            PassiveEvent::Joined { node, generation } => {
+                tracing::info!(
+                    vm = %self.config.vm.name, role = "passive", %generation, peer = %node,
+                    "an active replica joined"
+                );
+                self.role = Role::Passive;
+                self.generation = self.generation.max(generation);
+                self.detail = format!("receiving from {node}");
+                self.peer = Some(node);
+            }
+            PassiveEvent::Copying => self.in_sync = false,
+            PassiveEvent::Committed(epoch) => self.committed(epoch),
+            PassiveEvent::Goodbye(Goodbye::Unprotected) => {
+                self.lose_state("the active replica ended the pair; waiting");
+            }
+            PassiveEvent::Goodbye(goodbye) => {
+                tracing::info!(vm = %self.config.vm.name, ?goodbye, "the active replica said goodbye");
+            }
+            PassiveEvent::Lost(error) => {
+                if self.role == Role::Passive {
+                    tracing::warn!(
+                        vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
+                        epoch = %self.epoch, in_sync = self.in_sync, t_mono_us = clock::now_us(),
+                        "lost the active replica: {error}"
+                    );
+                    self.detail = format!("lost the active replica: {error}");
+                    if !self.in_sync {
+                        self.lose_state(&format!("lost the active replica while copying: {error}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn committed(&mut self, epoch: Epoch) {
+        self.role = Role::Passive;
+        self.epoch = epoch;
+        if !self.in_sync {
+            self.in_sync = true;
+            tracing::info!(
+                vm = %self.config.vm.name, role = "passive", generation = %self.generation, %epoch,
+                "in sync: this replica can take over"
+            );
+        }
+    }
+
+    /// How long a demotion may wait for the last commit.
+    pub(super) fn finish_patience(&self) -> Duration {
+        self.silence_max().max(Duration::from_secs(10))
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the replication costs, in figures that `info migrate` shows.
+//!
+//! The conductor writes, the control socket reads; the last durations are kept so that a median
+//! and a 99th percentile can be told without a clock of its own.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How many of the last checkpoints the percentiles look at.
+const WINDOW: usize = 1024;
+
+/// Shared counters.
+#[derive(Debug, Clone, Default)]
+pub struct Statistics {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    figures: Figures,
+    pauses: VecDeque<Duration>,
+    commits: VecDeque<Duration>,
+    last_link_failure: Option<String>,
+}
+
+/// One reading of the counters.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// The initial copy is under way.
+    pub copying: bool,
+    /// Checkpoints committed since the engine started.
+    pub checkpoints: u64,
+    /// Bytes handed to the link.
+    pub sent_bytes: u64,
+    /// Pages in the last checkpoint.
+    pub last_pages: u64,
+    /// Guest stopped: median and 99th percentile over the last checkpoints.
+    pub pause: [Duration; 2],
+    /// From the end of an epoch to its commit: median and 99th percentile.
+    pub commit: [Duration; 2],
+}
+
+impl Figures {
+    /// Name and value, a line each.
+    pub fn lines(&self) -> Vec<(&'static str, String)> {
+        let pair = |[median, p99]: [Duration; 2]| {
+            format!(
+                "{} us median, {} us p99",
+                median.as_micros(),
+                p99.as_micros()
+            )
+        };
+        vec![
+            ("checkpoints", self.checkpoints.to_string()),
+            ("transferred", format!("{} KiB", self.sent_bytes / 1024)),
+            ("pages in the last checkpoint", self.last_pages.to_string()),
+            ("guest stopped per checkpoint", pair(self.pause)),
+            ("cut to commit", pair(self.commit)),
+        ]
+    }
+}
+
+impl Statistics {
+    fn with<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        // Counters are never left half changed: a poisoned lock is as good as a sound one.
+        change(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A copy is under way, or has ended.
+    pub fn copying(&self, copying: bool) {
+        self.with(|inner| inner.figures.copying = copying);
+    }
+
+    /// Bytes were handed to the link.
+    pub fn sent(&self, bytes: usize) {
+        self.with(|inner| inner.figures.sent_bytes += bytes as u64);
+    }
+
+    /// The guest was stopped this long for a checkpoint of so many pages.
+    pub fn paused(&self, pause: Duration, pages: u64) {
+        self.with(|inner| {
+            inner.figures.last_pages = pages;
+            push(&mut inner.pauses, pause);
+        });
+    }
+
+    /// A checkpoint was committed this long after its cut.
+    pub fn committed(&self, since_cut: Duration) {
+        self.with(|inner| {
+            inner.figures.checkpoints += 1;
+            push(&mut inner.commits, since_cut);
+        });
+    }
+
+    /// Why the last link ended; `None` forgets it when a new one begins.
+    pub fn link_failed(&self, failure: Option<String>) {
+        self.with(|inner| inner.last_link_failure = failure);
+    }
+
+    /// Why the last link ended, if none has begun since.
+    pub fn last_link_failure(&self) -> Option<String> {
+        self.with(|inner| inner.last_link_failure.clone())
+    }
+
+    /// All figures now.
+    pub fn figures(&self) -> Figures {
+        self.with(|inner| Figures {
+            pause: percentiles(&inner.pauses),
+            commit: percentiles(&inner.commits),
+            ..inner.figures.clone()
+        })
+    }
+}
+
+fn push(window: &mut VecDeque<Duration>, value: Duration) {
+    if window.len() == WINDOW {
+        window.pop_front();
+    }
+    window.push_back(value);
+}
+
+fn percentiles(window: &VecDeque<Duration>) -> [Duration; 2] {
+    let mut sorted: Vec<Duration> = window.iter().copied().collect();
+    sorted.sort_unstable();
+    let at = |percent: usize| {
+        let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+        sorted.get(index).copied().unwrap_or_default()
+    };
+    [at(50), at(99)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_nothing_one_and_many() {
+        let statistics = Statistics::default();
+        assert_eq!(statistics.figures().pause, [Duration::ZERO; 2]);
+        for us in 1..=2000 {
+            statistics.paused(Duration::from_micros(us), 1);
+        }
+        let [median, p99] = statistics.figures().pause;
+        // The window holds 977 to 2000.
+        assert_eq!(median, Duration::from_micros(1489));
+        assert_eq!(p99, Duration::from_micros(1990));
+    }
+}

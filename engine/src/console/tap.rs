@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The event-tap of the serial console, shared by the vCPU, the sink and the conductor.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use kemari_api::Generation;
+use kemari_replication::OutputKind;
+use kemari_replication::event_tap::{EventTap, Release, TapConfig};
+use kemari_replication::gate::OutputGate;
+use kemari_vmm::ConsoleOutput;
+
+use crate::clock;
+use crate::conductor::Input;
+
+/// The tap has room while this much more fits: one guest instruction may write that much.
+const HEADROOM_BYTES: usize = 4096;
+
+#[derive(Debug)]
+struct Inner {
+    gate: OutputGate,
+    /// When the oldest output of the open epoch was queued.
+    output_since: Option<Duration>,
+    /// Counts the gates there have been: the sink must not report to a newer one.
+    incarnation: u64,
+    /// The sink is writing something right now.
+    writing: bool,
+}
+
+/// The console of one replica.
+#[derive(Debug)]
+pub struct Console {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    inputs: mpsc::Sender<Input>,
+}
+
+/// What the sink shall write, and under which right.
+#[derive(Debug)]
+pub struct Job {
+    /// The output.
+    pub release: Release,
+    /// The generation it leaves under.
+    pub generation: Generation,
+    incarnation: u64,
+}
+
+impl Console {
+    /// A console whose tap lets nothing out until it is told to.
+    pub fn new(bytes_max: usize, inputs: mpsc::Sender<Input>) -> Arc<Self> {
+        let tap = EventTap::new(&TapConfig {
+            bytes_max,
+            ..TapConfig::default()
+        });
+        let inner = Inner {
+            gate: OutputGate::new(tap),
+            output_since: None,
+            incarnation: 0,
+            writing: false,
+        };
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            inputs,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the gate and wakes the sink, which may have something to write now.
+    pub fn with_gate<T>(&self, change: impl FnOnce(&mut OutputGate) -> T) -> T {
+        let mut inner = self.lock();
+        let result = change(&mut inner.gate);
+        if !inner.gate.tap().has_pending() {
+            inner.output_since = None;
+        }
+        self.changed.notify_all();
+        result
+    }
+
+    /// Puts another tap in place, whose licence is none, and waits until nothing of the old one is
+    /// being written.
+    pub fn replace(&self, tap: EventTap) {
+        let mut inner = self.lock();
+        inner.gate = OutputGate::new(tap);
+        inner.output_since = None;
+        inner.incarnation += 1;
+        drop(self.quiet(inner));
+    }
+
+    /// Waits until nothing is being written that a revoked licence no longer allows.
+    pub fn settle(&self) {
+        drop(self.quiet(self.lock()));
+    }
+
+    fn quiet<'a>(&'a self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        self.changed
+            .wait_while(inner, |inner| inner.writing)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits at most this long until the outside has taken everything.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let inner = self.lock();
+        let (inner, _) = self
+            .changed
+            .wait_timeout_while(inner, limit, |inner| !inner.gate.tap().is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.gate.tap().is_empty()
+    }
+
+    /// When the oldest output of the open epoch was queued, if it waits for a checkpoint.
+    pub fn output_since(&self) -> Option<Duration> {
+        let inner = self.lock();
+        inner
+            .output_since
+            .filter(|_| inner.gate.tap().has_pending())
+    }
+
+    /// Sink: waits for the next output that may leave.
+    pub fn next(&self) -> Job {
+        let mut inner = self.lock();
+        loop {
+            let generation = inner.gate.licence().generation();
+            if let (Some(generation), Some(release)) = (generation, inner.gate.next_release()) {
+                inner.writing = true;
+                return Job {
+                    release,
+                    generation,
+                    incarnation: inner.incarnation,
+                };
+            }
+            inner = self
+                .changed
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Sink: the outside has taken the output.
+    pub fn taken(&self, job: &Job) {
+        let mut inner = self.lock();
+        inner.writing = false;
+        if inner.incarnation == job.incarnation {
+            inner.gate.taken();
+        }
+        self.changed.notify_all();
+        drop(inner);
+        let _ = self.inputs.send(Input::ConsoleRoom);
+    }
+
+    /// Sink: the outside could not take it; it is offered again while it may still leave.
+    pub fn not_taken(&self, job: &Job) {
+        let mut inner = self.lock();
+        inner.writing = false;
+        if inner.incarnation == job.incarnation {
+            inner.gate.hand_out_again();
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl ConsoleOutput for Console {
+    fn write(&self, bytes: &[u8]) {
+        let mut inner = self.lock();
+        let first = inner.gate.push(OutputKind::Console, bytes);
+        let held = inner.gate.tap().has_pending();
+        if first && held {
+            inner.output_since = Some(clock::now());
+        }
+        drop(inner);
+        if !held {
+            self.changed.notify_all();
+        } else if first {
+            let _ = self.inputs.send(Input::OutputQueued);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.lock().gate.tap().has_room()
+    }
+}
+
+const _: () = assert!(HEADROOM_BYTES >= 1024, "see ConsoleOutput::has_room");

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `org.kemari.Replica1` as an object on a connection: each method becomes one request to the
+//! conductor, each refusal a D-Bus error with its sentence.
+
+use kemari_api::Generation;
+use kemari_api::config::ReplicationAddress;
+use kemari_api::replica::{Promotion, ReplicaStatus};
+use zbus::fdo;
+use zbus::object_server::SignalEmitter;
+
+use super::monitor;
+use crate::conductor::{Answer, ConductorHandle, Refusal, Request};
+
+/// The object of one connection.
+pub struct Interface {
+    conductor: ConductorHandle,
+}
+
+impl Interface {
+    /// An object that speaks for this conductor.
+    pub fn new(conductor: ConductorHandle) -> Self {
+        Self { conductor }
+    }
+
+    async fn ask(&self, request: Request) -> fdo::Result<()> {
+        refused(self.conductor.ask(request).await)
+    }
+}
+
+fn refused(answer: Answer) -> fdo::Result<()> {
+    answer.map_err(|refusal| fdo::Error::Failed(refusal.to_string()))
+}
+
+#[zbus::interface(name = "org.kemari.Replica1")]
+impl Interface {
+    fn status(&self) -> ReplicaStatus {
+        self.conductor.status()
+    }
+
+    #[zbus(signal)]
+    pub async fn changed(emitter: &SignalEmitter<'_>, status: ReplicaStatus) -> zbus::Result<()>;
+
+    async fn promote(&self, how: Promotion, generation: Generation) -> fdo::Result<()> {
+        self.ask(Request::Promote { how, generation }).await
+    }
+
+    async fn demote(&self) -> fdo::Result<()> {
+        self.ask(Request::Demote).await
+    }
+
+    async fn protect(&self, address: &str) -> fdo::Result<()> {
+        match address.parse::<ReplicationAddress>() {
+            Ok(address) => self.ask(Request::Protect(address)).await,
+            Err(error) => refused(Err(Refusal::Address(error))),
+        }
+    }
+
+    async fn go_solo(&self, generation: Generation) -> fdo::Result<()> {
+        self.ask(Request::GoSolo(generation)).await
+    }
+
+    async fn outdate(&self, generation: Generation) -> fdo::Result<()> {
+        self.ask(Request::Outdate(generation)).await
+    }
+
+    async fn power_button(&self) -> fdo::Result<()> {
+        self.ask(Request::PowerButton).await
+    }
+
+    async fn quit(&self) -> fdo::Result<()> {
+        self.ask(Request::Quit).await
+    }
+
+    async fn monitor(&self, line: &str) -> fdo::Result<String> {
+        monitor::run(&self.conductor, line)
+            .await
+            .map_err(|error| fdo::Error::Failed(error.to_string()))
+    }
+}

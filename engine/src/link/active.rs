@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The active side's connection.
+//!
+//! One thread connects, greets and then reads acknowledgements; a second one writes what the
+//! conductor hands it. Neither blocks the conductor: the amount that waits to be written is
+//! counted, and the conductor makes no new checkpoint while too much waits.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use kemari_api::config::ReplicationAddress;
+use kemari_api::{Epoch, NodeName};
+use kemari_replication::active::{
+    ActiveConfig, ActiveEvent, ActiveReceiver, ActiveSender, ActiveSession,
+};
+use kemari_replication::wire::{Goodbye, Refusal};
+
+use super::{FrameReader, LinkError};
+use crate::conductor::Input;
+
+/// Which attempt a link event belongs to; events of an older one are ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkId(pub u64);
+
+/// What the link threads tell the conductor.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// Greeted and welcomed.
+    Up(Link),
+    /// Every epoch up to this one is committed.
+    Acked(Epoch),
+    /// The other side is alive.
+    Alive,
+    /// The other side ends the session in good order.
+    Goodbye(Goodbye),
+    /// Some of what waited was written.
+    Drained,
+    /// It is over.
+    Lost(LinkError),
+}
+
+/// A connection that was welcomed. Dropping it closes it.
+#[derive(Debug)]
+pub struct Link {
+    /// The other replica's node.
+    pub node: NodeName,
+    /// The epoch of this generation the other side could run from.
+    pub held: Option<Epoch>,
+    /// Makes the frames.
+    pub session: ActiveSender,
+    stream: TcpStream,
+    buffers: mpsc::Sender<Vec<u8>>,
+    empties: mpsc::Receiver<Vec<u8>>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl Link {
+    /// An empty buffer, if possible one that was used before.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.empties.try_recv().unwrap_or_default()
+    }
+
+    /// Hands frames to the writer.
+    pub fn send(&self, frames: Vec<u8>) {
+        self.waiting_bytes
+            .fetch_add(frames.len(), Ordering::Relaxed);
+        // A writer that has ended has reported why.
+        let _ = self.buffers.send(frames);
+    }
+
+    /// How much waits to be written.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Begins an attempt; the outcome reaches the conductor as [`LinkEvent`]s with this id.
+pub fn start(
+    id: LinkId,
+    address: ReplicationAddress,
+    config: ActiveConfig,
+    silence_max: Duration,
+    inputs: mpsc::Sender<Input>,
+) -> std::io::Result<()> {
+    let attempt = Attempt {
+        id,
+        address,
+        silence_max,
+        inputs,
+    };
+    thread::Builder::new()
+        .name("link".into())
+        .spawn(move || attempt.run(config))
+        .map(drop)
+}
+
+struct Attempt {
+    id: LinkId,
+    address: ReplicationAddress,
+    silence_max: Duration,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Attempt {
+    fn run(&self, config: ActiveConfig) {
+        let Err(error) = self.try_run(config);
+        self.tell(LinkEvent::Lost(error));
+    }
+
+    fn tell(&self, event: LinkEvent) {
+        // A conductor that has ended needs no news.
+        let _ = self.inputs.send(Input::Link(self.id, event));
+    }
+
+    fn try_run(&self, config: ActiveConfig) -> Result<std::convert::Infallible, LinkError> {
+        let stream = self.connect()?;
+        let mut reader =
+            FrameReader::new(stream.try_clone().map_err(LinkError::Io)?, self.silence_max)
+                .map_err(LinkError::Io)?;
+        let (link, mut receiver) = self.greet(stream, &mut reader, config)?;
+        self.tell(LinkEvent::Up(link));
+        loop {
+            let (header, payload) = reader.next()?;
+            match receiver.on_frame(&header, payload)? {
+                ActiveEvent::Acked { epoch } => self.tell(LinkEvent::Acked(epoch)),
+                ActiveEvent::Alive => self.tell(LinkEvent::Alive),
+                ActiveEvent::Goodbye(goodbye) => {
+                    self.tell(LinkEvent::Goodbye(goodbye));
+                    return Err(LinkError::Closed);
+                }
+                ActiveEvent::Refused(refusal) => return Err(LinkError::Refused(refusal)),
+                ActiveEvent::Welcomed { .. } => {
+                    return Err(LinkError::Ended("a second welcome"));
+                }
+            }
+        }
+    }
+
+    fn connect(&self) -> Result<TcpStream, LinkError> {
+        let failed = |source| LinkError::Connect {
+            address: self.address.to_string(),
+            source,
+        };
+        let places = (self.address.host.as_str(), self.address.port)
+            .to_socket_addrs()
+            .map_err(failed)?;
+        let mut last = std::io::Error::other("the name has no address");
+        for place in places {
+            match TcpStream::connect_timeout(&place, self.silence_max) {
+                Ok(stream) => {
+                    stream.set_nodelay(true).map_err(LinkError::Io)?;
+                    stream
+                        .set_write_timeout(Some(self.silence_max))
+                        .map_err(LinkError::Io)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(failed(last))
+    }
+
+    fn greet(
+        &self,
+        mut stream: TcpStream,
+        reader: &mut FrameReader,
+        config: ActiveConfig,
+    ) -> Result<(Link, ActiveReceiver), LinkError> {
+        let mut session = ActiveSession::new(config);
+        let mut hello = Vec::new();
+        session.hello(&mut hello);
+        stream.write_all(&hello).map_err(LinkError::Io)?;
+        let (header, payload) = reader.next()?;
+        let (node, held) = match session.on_frame(&header, payload)? {
+            ActiveEvent::Welcomed { node, held } => (node, held),
+            ActiveEvent::Refused(refusal) => return Err(LinkError::Refused(refusal)),
+            _ => return Err(LinkError::Ended("no welcome came")),
+        };
+        let (session, receiver) = session.split();
+        let (buffers, to_write) = mpsc::channel();
+        let (written, empties) = mpsc::channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let writer = Writer {
+            id: self.id,
+            stream: stream.try_clone().map_err(LinkError::Io)?,
+            to_write,
+            written,
+            waiting_bytes: Arc::clone(&waiting_bytes),
+            inputs: self.inputs.clone(),
+        };
+        thread::Builder::new()
+            .name("link-writer".into())
+            .spawn(move || writer.run())
+            .map_err(LinkError::Io)?;
+        Ok((
+            Link {
+                node,
+                held,
+                session,
+                stream,
+                buffers,
+                empties,
+                waiting_bytes,
+            },
+            receiver,
+        ))
+    }
+}
+
+struct Writer {
+    id: LinkId,
+    stream: TcpStream,
+    to_write: mpsc::Receiver<Vec<u8>>,
+    written: mpsc::Sender<Vec<u8>>,
+    waiting_bytes: Arc<AtomicUsize>,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Writer {
+    /// Writes until the link is dropped or fails.
+    fn run(mut self) {
+        while let Ok(mut frames) = self.to_write.recv() {
+            let length = frames.len();
+            if let Err(error) = self.stream.write_all(&frames) {
+                let lost = LinkEvent::Lost(LinkError::Io(error));
+                let _ = self.inputs.send(Input::Link(self.id, lost));
+                return;
+            }
+            self.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
+            frames.clear();
+            let _ = self.written.send(frames);
+            let _ = self.inputs.send(Input::Link(self.id, LinkEvent::Drained));
+        }
+        // What was written last, a goodbye perhaps, still reaches the other side.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// Whether a refusal will stay one however often it is tried again.
+pub fn is_final(refusal: &Refusal) -> bool {
+    !matches!(refusal, Refusal::Busy | Refusal::NotWaiting { .. })
+}

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The passive side: a listener that either receives checkpoints or says why it does not.
+//!
+//! The thread serves one connection at a time. While it does, it owns what the replica holds; the
+//! conductor takes it back with [`Endpoint::seize`], which ends the connection first, so nothing
+//! can be received after a take-over was decided. Pages of a checkpoint are merged into RAM right
+//! after its acknowledgement and before the next frame is read: a seized replica is always whole.
+
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use kemari_api::{Epoch, Generation, NodeName};
+use kemari_replication::page::{PAGE_BYTES, PageContent, PageIndex};
+use kemari_replication::passive::{
+    Call, Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
+};
+use kemari_replication::wire::{Goodbye, Refusal};
+use kemari_vmm::{GuestRam, MachineState};
+
+use super::{FrameReader, LinkError};
+use crate::conductor::Input;
+
+/// What the listener tells the conductor.
+#[derive(Debug)]
+pub enum PassiveEvent {
+    /// An active replica was welcomed.
+    Joined {
+        /// Its node.
+        node: NodeName,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// RAM is being overwritten: there is nothing to run from until the next commit.
+    Copying,
+    /// A checkpoint was committed.
+    Committed(Epoch),
+    /// The active replica said goodbye.
+    Goodbye(Goodbye),
+    /// The connection ended.
+    Lost(LinkError),
+}
+
+/// What a replica holds between connections.
+#[derive(Debug)]
+pub struct Held {
+    /// The protocol's knowledge.
+    pub replica: Replica,
+    /// Machine state of the checkpoint that RAM holds.
+    pub state: Option<MachineState>,
+}
+
+/// What the listener needs to receive.
+#[derive(Debug, Clone)]
+pub struct Receiving {
+    /// Identity and RAM layout.
+    pub config: PassiveConfig,
+    /// Shadow RAM.
+    pub ram: GuestRam,
+    /// Silence after which the other replica counts as out of reach.
+    pub silence_max: Duration,
+}
+
+/// What a caller meets.
+#[derive(Debug)]
+enum Mode {
+    Receiving(Receiving),
+    Refusing {
+        generation: Generation,
+        text: &'static str,
+    },
+}
+
+#[derive(Debug)]
+struct Shared {
+    mode: Mode,
+    /// `None` while a connection is being served.
+    held: Option<Held>,
+    stream: Option<TcpStream>,
+}
+
+/// The conductor's side of the listener.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    shared: Arc<(Mutex<Shared>, Condvar)>,
+}
+
+impl Endpoint {
+    /// Starts to listen in a thread of its own. It refuses every caller until [`Self::receive`].
+    pub fn start(
+        listener: TcpListener,
+        receiving: Receiving,
+        inputs: mpsc::Sender<Input>,
+    ) -> io::Result<Self> {
+        let mode = Mode::Refusing {
+            generation: Generation::default(),
+            text: "it is starting",
+        };
+        let shared = Shared {
+            mode,
+            held: None,
+            stream: None,
+        };
+        let endpoint = Self {
+            shared: Arc::new((Mutex::new(shared), Condvar::new())),
+        };
+        let server = Server {
+            endpoint: endpoint.clone(),
+            receiving,
+            inputs,
+        };
+        thread::Builder::new()
+            .name("passive".into())
+            .spawn(move || server.run(&listener))?;
+        Ok(endpoint)
+    }
+
+    /// From now on callers are welcomed; `held` is what the replica starts from.
+    pub fn receive(&self, receiving: Receiving, held: Held) {
+        let mut shared = self.lock();
+        shared.held = Some(held);
+        shared.mode = Mode::Receiving(receiving);
+    }
+
+    /// Ends what is being received, refuses callers from now on, and returns what is held.
+    /// `None` if it was seized before.
+    pub fn seize(&self, generation: Generation, text: &'static str) -> Option<Held> {
+        let mut shared = self.lock();
+        shared.mode = Mode::Refusing { generation, text };
+        while let Some(stream) = shared.stream.take() {
+            let _ = stream.shutdown(Shutdown::Both);
+            shared = self
+                .shared
+                .1
+                .wait_while(shared, |shared| {
+                    shared.held.is_none() && shared.stream.is_none()
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        shared.held.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what is held for the length of a connection, or says why not.
+    fn begin(&self, stream: &TcpStream) -> io::Result<Result<(Receiving, Held), Refusal>> {
+        let shutdown_handle = stream.try_clone()?;
+        let mut shared = self.lock();
+        Ok(match &shared.mode {
+            Mode::Refusing { generation, text } => Err(refusal(*generation, text)),
+            Mode::Receiving(receiving) => {
+                let receiving = receiving.clone();
+                match shared.held.take() {
+                    Some(held) => {
+                        shared.stream = Some(shutdown_handle);
+                        Ok((receiving, held))
+                    }
+                    None => Err(Refusal::Busy),
+                }
+            }
+        })
+    }
+
+    fn end(&self, held: Held) {
+        let mut shared = self.lock();
+        shared.stream = None;
+        shared.held = Some(held);
+        self.shared.1.notify_all();
+    }
+}
+
+/// A caller of an older generation is outdated; one of any other meets a replica that does not
+/// wait.
+fn refusal(generation: Generation, text: &str) -> Refusal {
+    if generation > Generation::default() {
+        Refusal::Outdated { generation }
+    } else {
+        Refusal::NotWaiting {
+            text: text.to_owned(),
+        }
+    }
+}
+
+struct Server {
+    endpoint: Endpoint,
+    /// For the identity that a refused caller is told.
+    receiving: Receiving,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Server {
+    fn run(&self, listener: &TcpListener) {
+        loop {
+            match listener.accept() {
+                Ok((stream, caller)) => {
+                    let lost = match self.serve(&stream) {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    };
+                    tracing::debug!(%caller, "replication connection ended: {lost}");
+                    self.tell(PassiveEvent::Lost(lost));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a replication connection");
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, event: PassiveEvent) {
+        // A conductor that has ended needs no news.
+        let _ = self.inputs.send(Input::Passive(event));
+    }
+
+    fn serve(&self, stream: &TcpStream) -> Result<(), LinkError> {
+        stream.set_nodelay(true).map_err(LinkError::Io)?;
+        match self.endpoint.begin(stream).map_err(LinkError::Io)? {
+            Err(refusal) => self.refuse(stream, &refusal),
+            Ok((receiving, held)) => {
+                let mut reception = Reception::new(self, receiving, held, stream);
+                let outcome = reception.run();
+                self.endpoint.end(reception.into_held());
+                outcome
+            }
+        }
+    }
+
+    /// Reads the greeting, so that a caller of another version or VM hears that first, then
+    /// refuses.
+    fn refuse(&self, stream: &TcpStream, refusal: &Refusal) -> Result<(), LinkError> {
+        let mut reader = self.reader(stream, self.receiving.silence_max)?;
+        let config = self.receiving.config.clone();
+        let mut session = PassiveSession::new(config, Replica::default());
+        let (header, payload) = reader.next()?;
+        let mut frames = Vec::new();
+        match session.on_frame(&header, payload)? {
+            PassiveAction::Refuse(ours) => session.refuse(&mut frames, &ours),
+            PassiveAction::Answer(call) => {
+                let outdated = matches!(refusal, Refusal::Outdated { generation }
+                    if call.generation < *generation);
+                let other = Refusal::NotWaiting {
+                    text: "it is active itself".into(),
+                };
+                session.refuse(&mut frames, if outdated { refusal } else { &other });
+            }
+            _ => return Ok(()),
+        }
+        write(stream, &frames)
+    }
+
+    fn reader(&self, stream: &TcpStream, silence: Duration) -> Result<FrameReader, LinkError> {
+        stream
+            .set_write_timeout(Some(silence))
+            .map_err(LinkError::Io)?;
+        let stream = stream.try_clone().map_err(LinkError::Io)?;
+        FrameReader::new(stream, silence).map_err(LinkError::Io)
+    }
+}
+
+fn write(mut stream: &TcpStream, frames: &[u8]) -> Result<(), LinkError> {
+    stream.write_all(frames).map_err(LinkError::Io)
+}
+
+/// One connection that may be welcomed.
+struct Reception<'a> {
+    server: &'a Server,
+    ram: GuestRam,
+    silence_max: Duration,
+    session: PassiveSession,
+    state: Option<MachineState>,
+    stream: &'a TcpStream,
+    frames: Vec<u8>,
+}
+
+impl<'a> Reception<'a> {
+    fn new(server: &'a Server, receiving: Receiving, held: Held, stream: &'a TcpStream) -> Self {
+        Self {
+            server,
+            ram: receiving.ram,
+            silence_max: receiving.silence_max,
+            session: PassiveSession::new(receiving.config, held.replica),
+            state: held.state,
+            stream,
+            frames: Vec::new(),
+        }
+    }
+
+    fn into_held(self) -> Held {
+        Held {
+            replica: self.session.into_replica(),
+            state: self.state,
+        }
+    }
+
+    /// Until the connection ends. `Ok` after a refusal: nothing has changed then.
+    fn run(&mut self) -> Result<(), LinkError> {
+        let mut reader = self.server.reader(self.stream, self.silence_max)?;
+        loop {
+            let (header, payload) = reader.next()?;
+            match self.session.on_frame(&header, payload)? {
+                PassiveAction::Continue => {}
+                PassiveAction::Answer(call) => self.welcome(call)?,
+                PassiveAction::Refuse(refusal) => {
+                    self.session.refuse(&mut self.frames, &refusal);
+                    tracing::warn!("refused a replication connection: {refusal}");
+                    return self.flush();
+                }
+                PassiveAction::Copy(pages) => {
+                    if self.state.take().is_some() {
+                        self.server.tell(PassiveEvent::Copying);
+                    }
+                    merge(&self.ram, pages)?;
+                }
+                PassiveAction::Complete(checkpoint) => self.commit(checkpoint)?,
+                PassiveAction::Alive => {
+                    self.session.heartbeat(&mut self.frames);
+                    self.flush()?;
+                }
+                PassiveAction::Goodbye(goodbye) => return self.goodbye(goodbye),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), LinkError> {
+        let result = write(self.stream, &self.frames);
+        self.frames.clear();
+        result
+    }
+
+    fn welcome(&mut self, call: Call) -> Result<(), LinkError> {
+        self.session.welcome(&mut self.frames);
+        if self.session.replica().held().is_none() {
+            self.state = None;
+        }
+        self.flush()?;
+        self.server.tell(PassiveEvent::Joined {
+            node: call.node,
+            generation: call.generation,
+        });
+        Ok(())
+    }
+
+    /// "I can run from this": everything is here, verified, and the state decodes.
+    fn commit(&mut self, mut checkpoint: Checkpoint) -> Result<(), LinkError> {
+        let state = MachineState::decode(&checkpoint.state)
+            .map_err(|error| LinkError::State(error.to_string()))?;
+        self.session.accept(&mut checkpoint, &mut self.frames);
+        // From here on this is the replica's state, whether or not the answer gets through.
+        self.state = Some(state);
+        let answered = self.flush();
+        merge(&self.ram, checkpoint.pages.iter())?;
+        self.server.tell(PassiveEvent::Committed(checkpoint.epoch));
+        self.session.recycle(checkpoint);
+        answered
+    }
+
+    fn goodbye(&mut self, goodbye: Goodbye) -> Result<(), LinkError> {
+        if goodbye == Goodbye::Unprotected {
+            // The state lies in memory only: letting it go is as durable as it can be.
+            self.state = None;
+            self.session.goodbye(&mut self.frames, Goodbye::Outdated);
+            self.flush()?;
+        }
+        self.server.tell(PassiveEvent::Goodbye(goodbye));
+        Err(LinkError::Closed)
+    }
+}
+
+/// Writes pages to RAM. A page that is zero already is left alone, so that memory never touched
+/// stays unallocated.
+fn merge<'p>(
+    ram: &GuestRam,
+    pages: impl Iterator<Item = (PageIndex, PageContent<'p>)>,
+) -> Result<(), LinkError> {
+    let failed = |error: kemari_vmm::PageAccessError| LinkError::State(error.to_string());
+    let mut present = [0; PAGE_BYTES];
+    for (index, content) in pages {
+        let page = kemari_vmm::PageIndex(index.0);
+        if content == PageContent::Zero {
+            ram.read_page(page, &mut present).map_err(failed)?;
+            if present == [0; PAGE_BYTES] {
+                continue;
+            }
+        }
+        ram.write_page(page, content.bytes()).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `kemari-engine run`: from the description to a running replica, and its end.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use kemari_api::config::{ConfigError, ReplicationAddress, VmConfig};
+use kemari_api::replica::Promotion;
+use kemari_api::{NodeName, VmName};
+use kemari_vmm::CreateMachineError;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::RunArguments;
+use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
+use crate::console::{self, Origin};
+use crate::control::{ControlError, ControlSocket};
+use crate::exit::{Failure, FailureKind};
+use crate::link::passive::Endpoint;
+use crate::record::LicenceFile;
+
+/// Runs a replica until it ends.
+pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    let config = VmConfig::load(&arguments.config).map_err(configuration)?;
+    check_files(&config)?;
+    let node = match &arguments.node {
+        Some(node) => node.clone(),
+        None => host_name()?,
+    };
+    let incoming = match &arguments.incoming {
+        Some(text) => Some(listen_address(text, &config)?),
+        None => None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    runtime.block_on(supervise(config, node, incoming))
+}
+
+fn configuration(error: ConfigError) -> Failure {
+    Failure::new(FailureKind::Configuration, &error)
+}
+
+/// Files named in the description that this node must have.
+fn check_files(config: &VmConfig) -> Result<(), Failure> {
+    let kernel = Some(("boot.kernel", config.boot.kernel.as_path()));
+    let initrd = config
+        .boot
+        .initrd
+        .as_deref()
+        .map(|path| ("boot.initrd", path));
+    for (key, path) in kernel.into_iter().chain(initrd) {
+        std::fs::File::open(path).map_err(|error| missing(key, path, &error))?;
+    }
+    Ok(())
+}
+
+fn missing(key: &str, path: &Path, error: &io::Error) -> Failure {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => FailureKind::Permission,
+        _ => FailureKind::NotInstalled,
+    };
+    let text = format!(
+        "Cannot open {key} {}: {error}; put the file on this node or correct the description",
+        path.display()
+    );
+    Failure::told(kind, text)
+}
+
+fn host_name() -> Result<NodeName, Failure> {
+    let name = nix::unistd::gethostname()
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?
+        .to_string_lossy()
+        .into_owned();
+    name.parse().map_err(|error| {
+        Failure::told(
+            FailureKind::Other,
+            format!("{error}; give --node or set a host name"),
+        )
+    })
+}
+
+fn listen_address(text: &str, config: &VmConfig) -> Result<ReplicationAddress, Failure> {
+    if text == "auto" {
+        return Ok(ReplicationAddress {
+            host: "0.0.0.0".into(),
+            port: config.replication.port,
+        });
+    }
+    text.parse().map_err(|error| {
+        Failure::told(
+            FailureKind::Configuration,
+            format!("--incoming: {error}, or auto"),
+        )
+    })
+}
+
+fn bind(address: &ReplicationAddress) -> Result<TcpListener, Failure> {
+    TcpListener::bind((address.host.as_str(), address.port)).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another program (another VM's engine?) uses the port; give each VM its own \
+                 replication.port"
+            }
+            io::ErrorKind::AddrNotAvailable => "this node does not have that address",
+            _ => "check address and port",
+        };
+        Failure::told(
+            FailureKind::Other,
+            format!("Cannot listen at {address}: {error}; {remedy}"),
+        )
+    })
+}
+
+fn creation(error: &CreateMachineError) -> Failure {
+    let kind = match error {
+        CreateMachineError::NoKvm => FailureKind::NotInstalled,
+        CreateMachineError::KvmPermission => FailureKind::Permission,
+        _ => FailureKind::Other,
+    };
+    Failure::new(kind, error)
+}
+
+fn control(error: &ControlError) -> Failure {
+    Failure::new(FailureKind::Other, error)
+}
+
+async fn supervise(
+    config: VmConfig,
+    node: NodeName,
+    incoming: Option<ReplicationAddress>,
+) -> Result<(), Failure> {
+    let vm = config.vm.name.clone();
+    let sink = config.console.output.clone();
+    let listener = incoming.as_ref().map(bind).transpose()?;
+    let record = LicenceFile::of(&vm)
+        .read()
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let queue = mpsc::channel();
+    let inputs = queue.0.clone();
+    let listen = config.replication_address(&node).to_string();
+    tracing::info!(vm = %vm, node = %node, "{config}");
+    let (mut conductor, handle) = Conductor::new(Setup {
+        config,
+        node: node.clone(),
+        queue,
+    })
+    .map_err(|error| creation(&error))?;
+    if let Some(record) = record {
+        conductor.remember(record.generation);
+    }
+    if let Some(listener) = listener {
+        let endpoint = Endpoint::start(listener, conductor.receiving(), inputs)
+            .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+        conductor.open(endpoint, listen);
+    }
+    console::start_sink(
+        conductor.console(),
+        sink,
+        Origin {
+            vm: vm.clone(),
+            node,
+        },
+        conductor.console_input(),
+    )
+    .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let generation = record
+        .map_or_else(Default::default, |record| record.generation)
+        .next();
+    let socket = ControlSocket::bind(&vm).map_err(|error| control(&error))?;
+    let (ended, end) = oneshot::channel();
+    thread::Builder::new()
+        .name("conductor".into())
+        .spawn(move || {
+            let _ = ended.send(conductor.run());
+        })
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    tokio::spawn(announce(vm.clone(), handle.clone()));
+    let boot = async {
+        if incoming.is_some() {
+            return Ok(());
+        }
+        let request = Request::Promote {
+            how: Promotion::ColdStart,
+            generation,
+        };
+        handle
+            .ask(request)
+            .await
+            .map_err(|refusal| Failure::told(FailureKind::NotInstalled, refusal.to_string()))
+    };
+    boot.await?;
+    tokio::select! {
+        () = socket.serve(handle.clone()) => Ok(()),
+        end = end => outcome(&vm, end.unwrap_or_else(|_| End::Failed("The conductor ended".into()))),
+        name = told_to_end() => {
+            tracing::info!(%vm, signal = name, "ending");
+            Ok(())
+        }
+    }
+}
+
+/// Tells systemd that the engine can be used, and what it is.
+async fn announce(vm: VmName, handle: ConductorHandle) {
+    let mut changes = handle.watch();
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    loop {
+        let text = {
+            let status = changes.borrow_and_update();
+            format!(
+                "{vm}: {}, licence {}, generation {}: {}",
+                status.role, status.licence, status.generation, status.detail
+            )
+        };
+        let _ = sd_notify::notify(&[NotifyState::Status(&text)]);
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn told_to_end() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+fn outcome(vm: &VmName, end: End) -> Result<(), Failure> {
+    match end {
+        End::PowerOff => {
+            tracing::info!(%vm, "the guest is off");
+            Ok(())
+        }
+        End::Quit => Ok(()),
+        End::Failed(text) => Err(Failure::told(FailureKind::Other, text)),
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An engine process of a test, and what is asked of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kemari_api::Generation;
+use kemari_api::replica::{self, Promotion, ReplicaProxy, ReplicaStatus};
+use tokio::runtime::Runtime;
+
+/// No step of a test takes longer than this on a sound machine, however slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One engine with directories of its own. Dropping it kills the process.
+pub struct ReplicaProcess {
+    /// The node name it was given.
+    pub node: String,
+    /// Where it accepts replication.
+    pub address: String,
+    child: Child,
+    directory: PathBuf,
+    runtime: Runtime,
+    proxy: ReplicaProxy<'static>,
+}
+
+/// What a VM description is made of.
+pub struct Description<'a> {
+    /// RAM.
+    pub memory_mib: u32,
+    /// A bare guest.
+    pub kernel: &'a Path,
+    /// Its command line.
+    pub cmdline: &'a str,
+    /// `[console] output`.
+    pub console: &'a str,
+    /// More lines for `[replication]`.
+    pub replication: &'a str,
+}
+
+/// A port nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl ReplicaProcess {
+    /// Starts an engine that waits.
+    pub fn start(node: &str, description: &Description<'_>) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("kemari-test-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let port = free_port();
+        let config = directory.join("vm.toml");
+        let text = format!(
+            "[vm]\nname = \"vm\"\nmemory_mib = {}\n[boot]\nkernel = {:?}\ncmdline = {:?}\n\
+             [console]\noutput = {:?}\n[replication]\nport = {port}\n{}\n\
+             [replication.addresses]\n{node} = \"127.0.0.1\"\n",
+            description.memory_mib,
+            description.kernel,
+            description.cmdline,
+            description.console,
+            description.replication
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = std::fs::File::create(directory.join("log")).unwrap();
+        let address = format!("kemari:tcp:127.0.0.1:{port}");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kemari-engine"))
+            .args(["run", "--node", node, "--incoming", &address, "--config"])
+            .arg(&config)
+            .env("KEMARI_RUN_DIR", &directory)
+            .env("KEMARI_STATE_DIR", &directory)
+            .env("KEMARI_LOG", "debug")
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.unwrap();
+        let vm = "vm".parse().unwrap();
+        let begun = Instant::now();
+        let proxy = loop {
+            let socket = directory.join("vm.sock");
+            if let Ok((proxy, _)) = runtime.block_on(replica::connect_at(&vm, &socket)) {
+                break proxy;
+            }
+            if begun.elapsed() > PATIENCE || child.try_wait().unwrap().is_some() {
+                let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+                panic!("engine {node} did not come up:\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        Self {
+            node: node.to_owned(),
+            address,
+            child,
+            directory,
+            runtime,
+            proxy,
+        }
+    }
+
+    /// What it says of itself.
+    pub fn status(&self) -> ReplicaStatus {
+        self.runtime
+            .block_on(self.proxy.status())
+            .unwrap_or_else(|error| panic!("{error}: {}", self.log()))
+    }
+
+    /// Waits until its status is as wanted.
+    pub fn wait(&self, what: &str, wanted: impl Fn(&ReplicaStatus) -> bool) -> ReplicaStatus {
+        let begun = Instant::now();
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{what} did not happen: {status:?}\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// `Promote`.
+    pub fn promote(&self, how: Promotion, generation: u64) -> zbus::Result<()> {
+        self.runtime
+            .block_on(self.proxy.promote(how, Generation::new(generation)))
+    }
+
+    /// `Protect`, and waits until the other side is in sync.
+    pub fn protect(&self, other: &Self) {
+        self.runtime
+            .block_on(self.proxy.protect(&other.address))
+            .unwrap();
+        self.wait("a pair in sync", |status| status.in_sync);
+    }
+
+    /// `Demote`.
+    pub fn demote(&self) -> zbus::Result<()> {
+        self.runtime.block_on(self.proxy.demote())
+    }
+
+    /// `GoSolo`.
+    pub fn go_solo(&self, generation: u64) -> zbus::Result<()> {
+        self.runtime
+            .block_on(self.proxy.go_solo(Generation::new(generation)))
+    }
+
+    /// `Outdate`.
+    pub fn outdate(&self, generation: u64) -> zbus::Result<()> {
+        self.runtime
+            .block_on(self.proxy.outdate(Generation::new(generation)))
+    }
+
+    /// `Monitor`.
+    pub fn monitor(&self, line: &str) -> zbus::Result<String> {
+        self.runtime.block_on(self.proxy.monitor(line))
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for the process to end by itself; its exit status.
+    pub fn exit_status(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Everything it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for ReplicaProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
