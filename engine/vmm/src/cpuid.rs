@@ -35,7 +35,8 @@ pub struct CpuidLeaf {
 }
 
 /// The brand string, 48 bytes.
-const BRAND: &[u8; 48] = b"Kemari virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+const BRAND: &[u8; 48] =
+    b"Kemari virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 const BRAND_LEAVES: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
 
 /// XCR0 and XSS components that are hidden: CET user and supervisor, AMX configuration and data.
@@ -162,11 +163,7 @@ fn topology_leaves() -> [CpuidLeaf; 3] {
         ecx,
         edx: 0,
     };
-    [
-        level(0, 1, 1 << 8),
-        level(1, 1, 2 << 8 | 1),
-        level(2, 0, 2),
-    ]
+    [level(0, 1, 1 << 8), level(1, 1, 2 << 8 | 1), level(2, 0, 2)]
 }
 
 fn brand_leaf(function: u32, text: &[u8]) -> CpuidLeaf {

@@ -29,21 +29,23 @@ const MTRR_VARIABLE: std::ops::RangeInclusive<u32> = 0x200..=0x20f;
 /// MSRs that some KVMs list but cannot read when the feature is absent; the guest cannot have
 /// written them then either. Nothing else is skipped.
 const MAY_BE_ABSENT: &[u32] = &[
-    0x9e, // SMBASE: no SMM
-    0x34, // SMI count: no SMM
-    0x3b, // TSC_ADJUST: not in CPUID
-    0xe1, // UMWAIT_CONTROL
+    0x9e,        // SMBASE: no SMM
+    0x34,        // SMI count: no SMM
+    0x3b,        // TSC_ADJUST: not in CPUID
+    0xe1,        // UMWAIT_CONTROL
     0xc000_0103, // TSC_AUX: no RDTSCP
-    0xd90, // BNDCFGS: no MPX
-    0xda0, // XSS
-    0x1c4, 0x1c5, // XFD, XFD_ERR: no AMX
+    0xd90,       // BNDCFGS: no MPX
+    0xda0,       // XSS
+    0x1c4,
+    0x1c5,       // XFD, XFD_ERR: no AMX
     0xc001_0015, // HWCR
-    0x122, // TSX_CTRL
-    0x49, // PRED_CMD: write-only
-    0x48, 0xc001_011f, // SPEC_CTRL, VIRT_SPEC_CTRL
+    0x122,       // TSX_CTRL
+    0x49,        // PRED_CMD: write-only
+    0x48,
+    0xc001_011f, // SPEC_CTRL, VIRT_SPEC_CTRL
     0xc000_0104, // AMD TSC ratio
-    0x140, // MISC_FEATURES_ENABLES
-    0xce, // PLATFORM_INFO
+    0x140,       // MISC_FEATURES_ENABLES
+    0xce,        // PLATFORM_INFO
 ];
 
 /// One register's number and value.

@@ -120,7 +120,9 @@ impl GuestRam {
     }
 
     /// The contiguous parts of RAM, each with the index of its first page.
-    pub(crate) fn regions(&self) -> impl Iterator<Item = (PageIndex, &GuestRegionMmap<AtomicBitmap>)> {
+    pub(crate) fn regions(
+        &self,
+    ) -> impl Iterator<Item = (PageIndex, &GuestRegionMmap<AtomicBitmap>)> {
         self.mapping
             .iter()
             .map(|region| (page_of(region.start_addr()), region))
@@ -152,7 +154,8 @@ fn address_of(page: PageIndex) -> GuestAddress {
         page.0
     } else {
         // Saturating: an absurd index must end as a refused access, not as an overflow.
-        page.0.saturating_add((HIGH_START - LOW_END) / PAGE_SIZE as u64)
+        page.0
+            .saturating_add((HIGH_START - LOW_END) / PAGE_SIZE as u64)
     };
     GuestAddress(number.saturating_mul(PAGE_SIZE as u64))
 }
@@ -195,6 +198,9 @@ mod tests {
     fn a_page_beyond_memory_is_refused() {
         let ram = GuestRam::new(MemorySize::from_mib(16).unwrap()).unwrap();
         assert!(ram.write_page(PageIndex(4096), &[0; PAGE_SIZE]).is_err());
-        assert!(ram.read_page(PageIndex(u64::MAX), &mut [0; PAGE_SIZE]).is_err());
+        assert!(
+            ram.read_page(PageIndex(u64::MAX), &mut [0; PAGE_SIZE])
+                .is_err()
+        );
     }
 }

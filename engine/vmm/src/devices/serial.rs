@@ -120,7 +120,9 @@ impl SerialPort {
 
     /// Queues input; returns how many bytes there was room for.
     fn push(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(QUEUE_LIMIT - self.queue.len().min(QUEUE_LIMIT));
+        let taken = bytes
+            .len()
+            .min(QUEUE_LIMIT - self.queue.len().min(QUEUE_LIMIT));
         self.queue.extend(bytes.iter().take(taken));
         self.feed();
         taken

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Boots a guest on this host's KVM and shows its console: `boot KERNEL [INITRD] [CMDLINE] [MIB]`
+//! (an empty INITRD is none). Ends when the guest switches itself off, resets or crashes.
+//! Standard input goes to the guest's serial line.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+
+use kemari_vmm::{BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize};
+
+/// Writes straight to standard output.
+struct Stdout;
+
+impl ConsoleOutput for Stdout {
+    fn write(&self, bytes: &[u8]) {
+        let mut stdout = std::io::stdout().lock();
+        // Nobody to tell when standard output is closed.
+        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("boot: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let kernel = arguments
+        .next()
+        .ok_or("usage: boot KERNEL [INITRD] [CMDLINE] [MIB]")?;
+    let initrd = arguments.next().filter(|path| !path.is_empty());
+    let cmdline = arguments
+        .next()
+        .unwrap_or_else(|| "console=ttyS0 panic=-1".to_owned());
+    let mib = arguments.next().map_or(Ok(256), |text| text.parse())?;
+    let config = MachineConfig {
+        memory: MemorySize::from_mib(mib)?,
+        boot: BootSource {
+            kernel: PathBuf::from(kernel),
+            initrd: initrd.map(PathBuf::from),
+            cmdline,
+        },
+    };
+    let (events, ended) = mpsc::channel();
+    let mut machine = Machine::new(config, Arc::new(Stdout), events)?;
+    machine.boot()?;
+    machine.resume();
+    let input = machine.console_input();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 256];
+        while let Ok(count @ 1..) = std::io::stdin().read(&mut bytes) {
+            let _ = input.push(bytes.get(..count).unwrap_or_default());
+        }
+    });
+    match ended.recv()? {
+        GuestEvent::PowerOff => eprintln!("boot: the guest switched itself off"),
+        GuestEvent::Reset => eprintln!("boot: the guest asked for a reset"),
+        GuestEvent::Crashed { reason } => return Err(format!("the guest crashed: {reason}").into()),
+    }
+    Ok(())
+}

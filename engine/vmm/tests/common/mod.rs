@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the tests on real KVM share: bare guests written in assembly, a console that remembers, and
+//! a machine around them.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+pub mod guests;
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use kemari_vmm::{
+    BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE, PageIndex,
+};
+
+/// Longer than anything here takes, so that only a hang reaches it.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Ends the test early, and says so, on a machine without KVM.
+#[macro_export]
+macro_rules! needs_kvm {
+    () => {
+        if !kemari_vmm::kvm_is_usable() {
+            eprintln!("SKIPPED: /dev/kvm is missing or may not be opened");
+            return;
+        }
+    };
+}
+
+/// Remembers what the guest wrote; has room for a settable number of bytes.
+pub struct Recorder {
+    state: Mutex<Recorded>,
+    grown: Condvar,
+}
+
+struct Recorded {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Recorder {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(Recorded {
+                bytes: Vec::new(),
+                limit: usize::MAX,
+            }),
+            grown: Condvar::new(),
+        })
+    }
+
+    /// From now on there is room until `limit` bytes were written in all.
+    pub fn limit(&self, limit: usize) {
+        self.state.lock().unwrap().limit = limit;
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        self.state.lock().unwrap().bytes.clone()
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.lock().unwrap().bytes.len()
+    }
+
+    /// Waits until at least `count` bytes were written.
+    pub fn wait_for(&self, count: usize) {
+        let (state, timeout) = self
+            .grown
+            .wait_timeout_while(self.state.lock().unwrap(), LONG, |state| {
+                state.bytes.len() < count
+            })
+            .unwrap();
+        assert!(
+            !timeout.timed_out(),
+            "the guest wrote {} of {count} bytes",
+            state.bytes.len()
+        );
+    }
+}
+
+impl ConsoleOutput for Recorder {
+    fn write(&self, bytes: &[u8]) {
+        self.state.lock().unwrap().bytes.extend(bytes);
+        self.grown.notify_all();
+    }
+
+    fn has_room(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        state.bytes.len() < state.limit
+    }
+}
+
+/// A machine with what is needed to look at it.
+pub struct Bench {
+    pub machine: Machine,
+    pub console: Arc<Recorder>,
+    pub events: Receiver<GuestEvent>,
+}
+
+impl Bench {
+    /// A machine of 16 MiB, not booted, that would boot `kernel`.
+    pub fn with_kernel(kernel: &Path, cmdline: &str) -> Self {
+        let console = Recorder::new();
+        let (sender, events) = channel();
+        let config = MachineConfig {
+            memory: MemorySize::from_mib(16).unwrap(),
+            boot: BootSource {
+                kernel: kernel.to_owned(),
+                initrd: None,
+                cmdline: cmdline.to_owned(),
+            },
+        };
+        let output: Arc<dyn ConsoleOutput> = Arc::clone(&console) as _;
+        let machine = Machine::new(config, output, sender).expect("KVM works here");
+        Self {
+            machine,
+            console,
+            events,
+        }
+    }
+
+    /// A machine that has booted a bare guest and is about to run it.
+    pub fn booted(code: &[u8], cmdline: &str) -> Self {
+        let kernel = guests::write_elf(code);
+        let mut bench = Self::with_kernel(kernel.path(), cmdline);
+        bench.machine.boot().expect("the guest is a good one");
+        bench
+    }
+
+    /// A machine of the same kind that nothing was loaded into.
+    pub fn empty() -> Self {
+        Self::with_kernel(Path::new("/nonexistent"), "")
+    }
+
+    pub fn event(&self) -> GuestEvent {
+        self.events
+            .recv_timeout(LONG)
+            .expect("the guest ends its run")
+    }
+}
+
+/// Copies all memory of one paused machine to another.
+pub fn copy_memory(from: &Machine, to: &Machine) {
+    let (from, to) = (from.memory(), to.memory());
+    let mut page = [0; PAGE_SIZE];
+    for index in (0..from.page_count()).map(PageIndex) {
+        from.read_page(index, &mut page).unwrap();
+        to.write_page(index, &page).unwrap();
+    }
+}
