@@ -23,10 +23,10 @@ fn paired_gate() -> OutputGate {
         LicenceEvent::PairedRecorded,
         LicenceEvent::CommitSent,
     ] {
-        gate.handle(event).unwrap();
+        gate.handle(event).expect("in this order");
     }
     let epoch = gate.close_epoch(Carry::Undelivered).epoch;
-    gate.committed(epoch).unwrap();
+    gate.committed(epoch).expect("offered before");
     gate
 }
 
@@ -107,7 +107,7 @@ fn trap_4_a_length_from_the_wire_reserves_nothing_and_is_limited() {
     writer.frame(&mut Vec::new(), FrameKind::CopyPages, Epoch::new(0), |_| ());
     let mut bytes = Vec::new();
     writer.frame(&mut bytes, FrameKind::Begin, Epoch::new(1), |payload| {
-        begin.encode(payload)
+        begin.encode(payload);
     });
     let refused = passive.receive(&bytes);
     assert!(
@@ -163,8 +163,8 @@ fn forged(generation: Generation, sequence: u64, epoch: u64) -> (FrameHeader, Ve
 fn with_two_sent_and_one_acked() -> ActiveSide {
     let (mut active, mut passive) = greeted(&Guest::new());
     active.checkpoint(&silent(1), &Guest::new(), &[]);
-    passive.receive(&active.take_out()).unwrap();
-    active.receive(&passive.out).unwrap();
+    passive.receive(&active.take_out()).expect("right frames");
+    active.receive(&passive.out).expect("right frames");
     active.checkpoint(&silent(2), &Guest::new(), &[]);
     active
 }
@@ -172,7 +172,8 @@ fn with_two_sent_and_one_acked() -> ActiveSide {
 #[test]
 fn trap_5_a_stale_doubled_or_foreign_acknowledgement_is_refused() {
     type Expected = fn(&ProtocolError) -> bool;
-    let cases: [(&str, (FrameHeader, Vec<u8>), Expected); 5] = [
+    type Case = (&'static str, (FrameHeader, Vec<u8>), Expected);
+    let cases: [Case; 5] = [
         ("doubled", forged(G, 2, 1), |e| {
             matches!(e, ProtocolError::AckNotNewer { .. })
         }),

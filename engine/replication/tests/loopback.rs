@@ -81,7 +81,7 @@ impl World {
     fn new() -> Self {
         let mut gate = OutputGate::new(EventTap::new(&TapConfig::default()));
         gate.handle(LicenceEvent::SoloGranted { generation: G })
-            .unwrap();
+            .expect("it fits the licence");
         Self {
             guest: Guest::new(),
             gate,
@@ -115,7 +115,7 @@ impl World {
     }
 
     fn run(&mut self, page: usize, value: u8, says: usize) {
-        let index = indices().nth(page).unwrap();
+        let index = indices().nth(page).expect("one of eight");
         self.guest.write(index, value);
         self.guest.state.push(value);
         self.dirty
@@ -126,7 +126,7 @@ impl World {
             let position = self.gate.tap().console_position();
             self.gate.push(
                 OutputKind::Console,
-                &[u8::try_from(position % 256).unwrap()],
+                &[u8::try_from(position % 256).expect("below 256")],
             );
         }
     }
@@ -135,7 +135,7 @@ impl World {
         if self.active.is_some() {
             return;
         }
-        let (replica, guest) = self.resting.take().unwrap();
+        let (replica, guest) = self.resting.take().expect("no session has it");
         self.passive = Some(PassiveSide::new(replica, guest));
         let mut active = ActiveSide::new(self.sent.get(), self.acked.get());
         self.to_passive.extend(active.take_out());
@@ -148,8 +148,12 @@ impl World {
             return;
         };
         if matches!(self.gate.licence(), Licence::Solo { .. }) {
-            self.gate.handle(LicenceEvent::Hold).unwrap();
-            self.gate.handle(LicenceEvent::PairedRecorded).unwrap();
+            self.gate
+                .handle(LicenceEvent::Hold)
+                .expect("it fits the licence");
+            self.gate
+                .handle(LicenceEvent::PairedRecorded)
+                .expect("it fits the licence");
         }
         let closed = self.gate.close_epoch(carry(self.first));
         let epoch = closed.epoch;
@@ -160,7 +164,9 @@ impl World {
             .copied()
             .collect();
         let pages: Vec<_> = pages.into_iter().collect();
-        self.gate.handle(LicenceEvent::CommitSent).unwrap();
+        self.gate
+            .handle(LicenceEvent::CommitSent)
+            .expect("it fits the licence");
         active.checkpoint(&closed, &self.guest, &pages);
         self.to_passive.extend(active.take_out());
         self.history
@@ -177,7 +183,7 @@ impl World {
             .drain(..count.min(self.to_passive.len()))
             .collect();
         let accepted = passive.accepted.len();
-        passive.receive(&bytes).unwrap();
+        passive.receive(&bytes).expect("right frames");
         self.to_active.append(&mut passive.out);
         if let Some(held) = passive.session.replica().held() {
             let (guest, position) = &self.history[&held.epoch];
@@ -196,11 +202,11 @@ impl World {
             .to_active
             .drain(..count.min(self.to_active.len()))
             .collect();
-        for event in active.receive(&bytes).unwrap() {
+        for event in active.receive(&bytes).expect("right frames") {
             match event {
                 ActiveEvent::Welcomed { held, .. } => self.welcomed(&mut active, held),
                 ActiveEvent::Acked { epoch } => {
-                    self.gate.committed(epoch).unwrap();
+                    self.gate.committed(epoch).expect("it fits the licence");
                     self.acked = epoch;
                 }
                 other => panic!("{other:?}"),
@@ -211,10 +217,12 @@ impl World {
 
     fn welcomed(&mut self, active: &mut ActiveSide, held: Option<Epoch>) {
         if matches!(self.gate.licence(), Licence::Cut { .. }) {
-            self.gate.handle(LicenceEvent::Rejoin).unwrap();
+            self.gate
+                .handle(LicenceEvent::Rejoin)
+                .expect("it fits the licence");
         }
         if let Some(held) = held {
-            self.gate.committed(held).unwrap();
+            self.gate.committed(held).expect("it fits the licence");
             self.acked = held;
             active.build_on(held);
             self.since = Some(held);
@@ -250,11 +258,14 @@ impl World {
         (self.active, self.since) = (None, None);
         if let Some(passive) = self.passive.take() {
             self.resting = Some((passive.session.into_replica(), passive.guest));
-            let licence = self.gate.handle(LicenceEvent::SessionLost).unwrap();
+            let licence = self
+                .gate
+                .handle(LicenceEvent::SessionLost)
+                .expect("it fits the licence");
             if matches!(licence, Licence::Reverting { .. }) {
                 self.gate
                     .handle(LicenceEvent::SoloGranted { generation: G })
-                    .unwrap();
+                    .expect("it fits the licence");
             }
         }
     }
@@ -262,7 +273,7 @@ impl World {
     /// The active host dies. What the passive one would do must fit what the outside has seen.
     fn failover(mut self) {
         self.cut();
-        let (replica, guest) = self.resting.take().unwrap();
+        let (replica, guest) = self.resting.take().expect("no session has it");
         let Some(held) = replica.held() else {
             return;
         };

@@ -38,7 +38,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// The console's stream: byte `n` of it.
 fn byte(position: u64) -> u8 {
-    u8::try_from(position % 251).unwrap()
+    u8::try_from(position % 251).expect("below 251")
 }
 
 /// A tap and what must be true of it.
@@ -63,7 +63,7 @@ impl Watched {
 
     /// The position up to which everything is committed.
     fn committed_to(&self) -> u64 {
-        let committed = usize::try_from(self.tap.committed().get()).unwrap();
+        let committed = usize::try_from(self.tap.committed().get()).expect("a small number");
         if committed == 0 {
             0
         } else {
@@ -125,7 +125,7 @@ impl Watched {
                 self.handed_out.clear();
             }
         }
-        let delivered = usize::try_from(self.tap.delivered_up_to().get()).unwrap();
+        let delivered = usize::try_from(self.tap.delivered_up_to().get()).expect("a small number");
         let delivered_to = if delivered == 0 {
             0
         } else {

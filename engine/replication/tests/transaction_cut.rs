@@ -31,7 +31,7 @@ fn before_the_second_commit() -> (Guest, Guest, ActiveSide, PassiveSide, Vec<u8>
     guest.state = b"state of epoch 1".to_vec();
     let (mut active, mut passive) = greeted(&guest);
     active.checkpoint(&silent(1), &guest, &[PageIndex(1)]);
-    passive.receive(&active.take_out()).unwrap();
+    passive.receive(&active.take_out()).expect("right frames");
     let first = guest.clone();
     assert_eq!(passive.guest, first);
     guest.write(PageIndex(1), 0);

@@ -35,7 +35,7 @@ fn numbered_from(before: u64, frames: &[(FrameKind, u64, Vec<u8>)]) -> Vec<u8> {
     bytes.clear();
     for (kind, epoch, payload) in frames {
         writer.frame(&mut bytes, *kind, Epoch::new(*epoch), |out| {
-            out.extend_from_slice(payload)
+            out.extend_from_slice(payload);
         });
     }
     bytes

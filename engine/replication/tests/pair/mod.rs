@@ -26,14 +26,14 @@ pub const G: Generation = Generation::new(3);
 /// The VM of all tests.
 pub fn identity() -> VmIdentity {
     VmIdentity {
-        vm: "vm".parse().unwrap(),
+        vm: "vm".parse().expect("a valid name"),
         fingerprint: vec![1, 2, 3],
     }
 }
 
 /// Two stretches of RAM with a hole between them.
 pub fn layout() -> RamLayout {
-    RamLayout::new(vec![0..5, 16..19]).unwrap()
+    RamLayout::new(vec![0..5, 16..19]).expect("ascending ranges")
 }
 
 /// The page numbers of [`layout`].
@@ -64,13 +64,13 @@ impl Guest {
 
     /// Writes a byte pattern over a page.
     pub fn write(&mut self, index: PageIndex, value: u8) {
-        self.ram.get_mut(&index).unwrap().fill(value);
+        self.ram.get_mut(&index).expect("a page of RAM").fill(value);
     }
 
     /// What a passive process does with a checkpoint it accepted.
     pub fn merge(&mut self, checkpoint: &Checkpoint) {
         for (index, content) in checkpoint.pages.iter() {
-            **self.ram.get_mut(&index).unwrap() = *content.bytes();
+            **self.ram.get_mut(&index).expect("a page of RAM") = *content.bytes();
         }
         self.state.clone_from(&checkpoint.state);
     }
@@ -80,7 +80,7 @@ impl Guest {
 pub fn active(sent: u64, acked: u64) -> ActiveSession {
     ActiveSession::new(ActiveConfig {
         identity: identity(),
-        node: "a".parse().unwrap(),
+        node: "a".parse().expect("a valid name"),
         generation: G,
         sent: Epoch::new(sent),
         acked: Epoch::new(acked),
@@ -91,7 +91,7 @@ pub fn active(sent: u64, acked: u64) -> ActiveSession {
 pub fn passive(replica: Replica) -> PassiveSession {
     let config = PassiveConfig {
         identity: identity(),
-        node: "b".parse().unwrap(),
+        node: "b".parse().expect("a valid name"),
         ram: layout(),
         difference: |_, _| "the fingerprint differs".to_owned(),
     };
@@ -133,7 +133,7 @@ impl PassiveSide {
                 PassiveAction::Refuse(refusal) => self.session.refuse(&mut self.out, &refusal),
                 PassiveAction::Copy(pages) => {
                     for (index, content) in pages {
-                        **self.guest.ram.get_mut(&index).unwrap() = *content.bytes();
+                        **self.guest.ram.get_mut(&index).expect("a page of RAM") = *content.bytes();
                     }
                 }
                 PassiveAction::Complete(mut checkpoint) => {
@@ -233,10 +233,12 @@ pub fn silent(epoch: u64) -> ClosedEpoch {
 pub fn greeted(guest: &Guest) -> (ActiveSide, PassiveSide) {
     let mut active = ActiveSide::new(0, 0);
     let mut passive = PassiveSide::new(Replica::new(G), Guest::new());
-    passive.receive(&active.take_out()).unwrap();
-    active.receive(&std::mem::take(&mut passive.out)).unwrap();
+    passive.receive(&active.take_out()).expect("right frames");
+    active
+        .receive(&std::mem::take(&mut passive.out))
+        .expect("right frames");
     active.copy(guest);
-    passive.receive(&active.take_out()).unwrap();
+    passive.receive(&active.take_out()).expect("right frames");
     (active, passive)
 }
 
