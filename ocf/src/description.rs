@@ -5,8 +5,9 @@
 //! (`kemari_api::place::unit_environment`) that says which VM was started from which file, so that
 //! a running VM can still be monitored and stopped after its file was damaged or removed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use kemari_api::config::{ConfigError, VmConfig};
@@ -168,7 +169,9 @@ fn note_text(path: &Path) -> String {
 /// Writes a whole file in one step: a reader finds the old text or the new one.
 pub(crate) fn replace(path: &PathBuf, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        // As tmpfiles.d makes it: control sockets are root's.
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(directory)?;
     }
     let mut new = path.clone().into_os_string();
     new.push(".new");

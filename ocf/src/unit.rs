@@ -16,7 +16,8 @@ use crate::exit::{Code, Failure};
 const LOOK: Duration = Duration::from_millis(20);
 /// `si_code` of a process that ended by exit(2), as `ExecMainCode` reports it.
 const CLD_EXITED: i32 = 1;
-const SIGKILL: i32 = 9;
+/// The unit has no process (any more), which is as good as a signal that was heard.
+const NO_PROCESS: &str = "org.freedesktop.systemd1.NoSuchProcess";
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
@@ -25,7 +26,6 @@ const SIGKILL: i32 = 9;
 )]
 trait Manager {
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
@@ -59,6 +59,16 @@ trait Service {
     fn exec_main_status(&self) -> zbus::Result<i32>;
 }
 
+/// The signals that end a unit's processes, with Linux's numbers.
+#[derive(Debug, Clone, Copy)]
+#[repr(i32)]
+pub(crate) enum Signal {
+    /// SIGTERM: the engine ends in order.
+    Terminate = 15,
+    /// SIGKILL.
+    Kill = 9,
+}
+
 /// What systemd says of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnitState {
@@ -88,9 +98,9 @@ pub(crate) enum ProcessEnd {
 }
 
 impl UnitState {
-    /// No process and nothing on its way.
+    /// No process is left. A job may be queued all the same, at shutdown for one.
     pub(crate) fn is_over(&self) -> bool {
-        !self.job && matches!(self.active.as_str(), "inactive" | "failed")
+        matches!(self.active.as_str(), "inactive" | "failed")
     }
 
     /// One sentence about how it ended.
@@ -195,22 +205,30 @@ impl Systemd {
         self.settled(unit).await
     }
 
-    /// Stops a unit and waits until systemd is done with it.
+    /// Signals every process of a unit. This queues no job, so it works while systemd shuts the
+    /// node down and waits for Pacemaker before it would stop the unit itself.
     ///
     /// # Errors
-    /// zbus's error.
-    pub(crate) async fn stop(&self, unit: &str) -> zbus::Result<UnitState> {
-        self.manager.stop_unit(unit, "replace").await?;
-        self.settled(unit).await
+    /// zbus's error; a unit without processes is none.
+    pub(crate) async fn signal(&self, unit: &str, signal: Signal) -> zbus::Result<()> {
+        match self.manager.kill_unit(unit, "all", signal as i32).await {
+            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_PROCESS => Ok(()),
+            other => other,
+        }
     }
 
-    /// Ends every process of a unit at once and waits.
+    /// Waits until a unit has no process, and how it ended.
     ///
     /// # Errors
     /// zbus's error.
-    pub(crate) async fn kill(&self, unit: &str) -> zbus::Result<UnitState> {
-        self.manager.kill_unit(unit, "all", SIGKILL).await?;
-        self.settled(unit).await
+    pub(crate) async fn ended(&self, unit: &str) -> zbus::Result<UnitState> {
+        loop {
+            let state = self.look(unit).await?;
+            if state.is_over() {
+                return Ok(state);
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Lets systemd forget how a unit ended.

@@ -2,7 +2,8 @@
 //! `stop`: no process of the engine is left, and nothing is remembered.
 //!
 //! A stop that fails makes Pacemaker fence the node, so it goes on where the engine does not
-//! help: ask it to end, have systemd stop it, have systemd kill it.
+//! help: ask it to end, have systemd terminate it, have systemd kill it. No stop job is queued:
+//! when systemd shuts the node down, such a job would wait for Pacemaker, and Pacemaker for it.
 
 use std::time::Duration;
 
@@ -15,16 +16,19 @@ use crate::engine::{self, Engine, answer};
 use crate::exit::{Code, Failure, Outcome, warn};
 use crate::instance::Instance;
 use crate::score::{self, Score};
-use crate::unit::Systemd;
+use crate::unit::{Signal, Systemd, UnitState};
 
 /// Stops the engine, however it is; a stopped one is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {
-    match instance.observe().await {
+    let ends_by_itself = match instance.observe().await {
         Engine::Answers(status) => ask_to_end(instance, status.role == Role::Active).await,
-        Engine::Mute(reason) => warn(format!("{reason}; its unit is stopped")),
-        Engine::Stopped | Engine::Dead(_) => {}
-    }
-    stop_unit(instance).await?;
+        Engine::Mute(reason) => {
+            warn(format!("{reason}; its unit is stopped"));
+            false
+        }
+        Engine::Stopped | Engine::Dead(_) => true,
+    };
+    end_unit(instance, ends_by_itself).await?;
     instance.waits_for("the engine's control socket to close");
     engine::until_gone(&instance.vm).await;
     forget(instance)?;
@@ -33,8 +37,8 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     Ok(Code::Success)
 }
 
-/// A refusal or silence here is no error: the unit is stopped next.
-async fn ask_to_end(instance: &Instance, active: bool) {
+/// Whether the engine agreed to end. Where it does not, its unit is ended next.
+async fn ask_to_end(instance: &Instance, active: bool) -> bool {
     let asked = async {
         let engine = engine::reach(&instance.vm).await?;
         if active {
@@ -44,20 +48,19 @@ async fn ask_to_end(instance: &Instance, active: bool) {
         }
         engine.quit().await.map_err(|error| answer(&error))
     };
-    let patience = share(instance, 3);
-    match timeout(patience, asked).await {
-        Ok(Ok(())) => {}
-        Ok(Err(reason)) => warn(format!("The engine did not end by itself: {reason}")),
-        Err(_) => warn(format!(
-            "The engine did not end within {} s",
-            patience.as_secs_f32()
-        )),
-    }
+    let patience = share(instance, 4);
+    let reason = match timeout(patience, asked).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(reason)) => reason,
+        Err(_) => format!("no answer within {} s", patience.as_secs_f32()),
+    };
+    warn(format!("The engine does not end by itself: {reason}"));
+    false
 }
 
-async fn stop_unit(instance: &Instance) -> Result<(), Failure> {
+async fn end_unit(instance: &Instance, ends_by_itself: bool) -> Result<(), Failure> {
     let unit = place::unit(&instance.vm);
-    instance.waits_for(format!("systemd to stop {unit}"));
+    instance.waits_for(format!("{unit} to end"));
     let systemd = match Systemd::connect().await {
         Ok(systemd) => systemd,
         Err(error) => {
@@ -69,17 +72,32 @@ async fn stop_unit(instance: &Instance) -> Result<(), Failure> {
     let failed = |error: zbus::Error| {
         Failure::generic(format!("systemd cannot stop {unit}: {}", answer(&error)))
     };
-    let state = match timeout(share(instance, 3), systemd.stop(&unit)).await {
-        Ok(state) => state.map_err(failed)?,
-        Err(_) => {
-            warn(format!("{unit} does not stop, it is killed"));
-            systemd.kill(&unit).await.map_err(failed)?
-        }
-    };
+    let state = escalate(instance, &systemd, &unit, ends_by_itself)
+        .await
+        .map_err(failed)?;
     if state.active == "failed" {
         systemd.forget_end(&unit).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// From patience to force. The last wait is bounded by the action's own time.
+async fn escalate(
+    instance: &Instance,
+    systemd: &Systemd,
+    unit: &str,
+    ends_by_itself: bool,
+) -> zbus::Result<UnitState> {
+    if ends_by_itself && let Ok(state) = timeout(share(instance, 4), systemd.ended(unit)).await {
+        return state;
+    }
+    systemd.signal(unit, Signal::Terminate).await?;
+    if let Ok(state) = timeout(share(instance, 4), systemd.ended(unit)).await {
+        return state;
+    }
+    warn(format!("{unit} does not end, it is killed"));
+    systemd.signal(unit, Signal::Kill).await?;
+    systemd.ended(unit).await
 }
 
 fn share(instance: &Instance, parts: u32) -> Duration {
