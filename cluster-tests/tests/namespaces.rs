@@ -93,18 +93,23 @@ fn every_loss_is_seen_and_every_node_comes_back() {
     bed.thaw("node3").expect("it goes on");
     bed.wait_online(&all).expect("they merge");
 
+    bed.freeze("node3").expect("a node can be stalled");
     bed.kill("node2").expect("power can be taken");
     let place = tempfile::tempdir().expect("a directory can be made");
     bed.collect_journals(place.path())
         .expect("journals can be read");
     for node in &all {
         let journal = fs::read_to_string(place.path().join(format!("{node}.journal")))
-            .expect("every node has a journal, the dead one too");
+            .expect("every node has a journal, the dead and the frozen one too");
         assert!(journal.contains("pacemaker-controld"), "{node}: {journal}");
         let log = fs::read_to_string(place.path().join(format!("{node}.corosync.log")))
             .expect("corosync wrote its log");
         assert!(log.contains("[QUORUM]"), "{node}: {log}");
     }
+    bed.kill("node3")
+        .expect("a frozen node loses its power like any other");
+    bed.power_on("node3").expect("it boots again");
+    run(&bed, "node3", &["true"]);
 }
 
 #[test]

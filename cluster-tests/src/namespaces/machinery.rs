@@ -229,11 +229,16 @@ impl Machinery {
         }
         // A first process that called reboot(2) looks as if SIGHUP had ended it, power-off as SIGINT.
         let restarts = status.is_ok_and(|status| status.signal() == Some(Signal::SIGHUP as i32));
-        if restarts && let Err(error) = self.on(&node.name) {
-            eprintln!(
-                "{}: did not come back from its restart: {error:#}",
-                node.name
-            );
+        if !restarts {
+            return;
+        }
+        let _transition = node.transition();
+        // The power may have been taken, or given again, since.
+        if node.is_wanted()
+            && node.boot().is_none()
+            && let Err(error) = self.start(node)
+        {
+            eprintln!("{error:#}");
         }
     }
 }
@@ -246,7 +251,7 @@ impl Power for Arc<Machinery> {
     fn off(&self, node: &str) -> Result<()> {
         let node = self.node(node)?;
         let _transition = node.transition();
-        if !node.begin_kill() {
+        if !node.want(false) {
             return Ok(());
         }
         // A node without power says nothing more. Killed processes would still close their connections politely.
@@ -269,7 +274,7 @@ impl Power for Arc<Machinery> {
         let node = self.node(name)?;
         {
             let _transition = node.transition();
-            if node.boot().is_none() {
+            if !node.want(true) {
                 self.start(node)?;
             }
         }

@@ -108,8 +108,11 @@ impl Builder {
             fencing: FencingServer::serve(listener, power)?,
             machinery,
         };
-        bed.on_all(bed.nodes(), |node| bed.power_on(node))?;
-        Ok(bed)
+        let booted = bed.on_all(bed.nodes(), |node| bed.power_on(node));
+        if booted.is_err() {
+            bed.keep_journals();
+        }
+        booted.map(|()| bed)
     }
 }
 

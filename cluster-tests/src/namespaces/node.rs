@@ -31,8 +31,8 @@ pub(super) struct Boot {
 struct State {
     boot: Option<Boot>,
     boots: u64,
-    /// The harness is taking the power away: this end is no reboot by the node itself.
-    killing: bool,
+    /// What the harness last asked for: power or none. A node that ends although it shall have power did so by itself.
+    wanted: bool,
     cut: bool,
 }
 
@@ -105,7 +105,6 @@ impl Node {
         let mut state = self.state();
         state.boots += 1;
         let number = state.boots;
-        state.killing = false;
         state.boot = Some(Boot {
             number,
             pid,
@@ -125,10 +124,10 @@ impl Node {
     /// The first process of a boot is gone, and everything with it.
     pub(super) fn ended(&self, number: u64) -> End {
         let mut state = self.state();
-        let end = match (state.boot, state.killing) {
-            (Some(boot), killing) if boot.number == number => {
+        let end = match (state.boot, state.wanted) {
+            (Some(boot), wanted) if boot.number == number => {
                 state.boot = None;
-                if killing { End::Killed } else { End::ByItself }
+                if wanted { End::ByItself } else { End::Killed }
             }
             _ => End::Known,
         };
@@ -136,10 +135,15 @@ impl Node {
         end
     }
 
-    /// Announces that the harness takes the power; `false` when there is none.
-    pub(super) fn begin_kill(&self) -> bool {
+    /// Whether the harness wants this node to have power.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.state().wanted
+    }
+
+    /// Says what the harness wants from now on, and whether the node has power at this moment.
+    pub(super) fn want(&self, power: bool) -> bool {
         let mut state = self.state();
-        state.killing = true;
+        state.wanted = power;
         state.boot.is_some()
     }
 
@@ -185,13 +189,14 @@ mod tests {
     #[test]
     fn an_old_boots_end_does_not_end_a_new_one() {
         let node = Node::new("node1".into(), NodeCgroup::new("/nonexistent".into()));
+        assert!(!node.want(true));
         let first = node.started(10);
         assert_eq!(node.ended(first), End::ByItself);
         let second = node.started(11);
         assert_eq!(node.ended(first), End::Known);
-        assert!(node.begin_kill());
+        assert!(node.want(false));
         assert_eq!(node.ended(second), End::Killed);
-        assert!(!node.begin_kill());
+        assert!(!node.want(false));
         node.wait_off().unwrap();
         assert!(node.wait_ready().is_err());
     }
