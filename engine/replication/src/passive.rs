@@ -13,6 +13,7 @@
 //! Pages of the initial copy go to RAM at once. From the first of them to the next commit the
 //! replica holds nothing it could run from.
 
+mod action;
 mod checkpoint;
 mod coverage;
 mod replica;
@@ -20,8 +21,9 @@ mod retained;
 mod session;
 mod staging;
 
+pub use action::{Call, PassiveAction, PassiveConfig};
 pub use checkpoint::{Checkpoint, PageBatch, StagedPages};
 pub use replica::Replica;
 pub use retained::{RETAINED_BYTES_MAX, Retained};
-pub use session::{Call, PassiveAction, PassiveConfig, PassiveSession};
+pub use session::PassiveSession;
 pub use staging::STATE_BYTES_MAX;

@@ -3,12 +3,18 @@
 
 mod pair;
 
-use kemari_replication::event_tap::ClosedEpoch;
-use kemari_replication::passive::Replica;
-use kemari_replication::{Epoch, Output, OutputKind, PageIndex};
-use pair::{ActiveSide, Guest, PassiveSide, greeted, silent};
-use proptest::prelude::*;
 use std::sync::Arc;
+
+use kemari_replication::active::{ActiveEvent, Base, BeginTransaction};
+use kemari_replication::event_tap::ClosedEpoch;
+use kemari_replication::passive::{PassiveAction, Replica};
+use kemari_replication::protocol::ProtocolError;
+use kemari_replication::wire::{
+    FrameDecoder, FrameHeader, FrameKind, FrameWriter, Goodbye, HEADER_BYTES, PAYLOAD_BYTES_MAX,
+};
+use kemari_replication::{Epoch, Output, OutputKind, PAGE_BYTES, PageIndex};
+use pair::{ActiveSide, G, Guest, PassiveSide, greeted, silent};
+use proptest::prelude::*;
 
 /// Epoch 2, with everything a transaction can carry.
 fn second_epoch() -> ClosedEpoch {
@@ -70,6 +76,20 @@ fn a_transaction_cut_at_any_byte_leaves_the_checkpoint_before() {
     assert_eq!(replica.held().unwrap().epoch, Epoch::new(2));
     assert_eq!(replica.console_position(), 5);
     assert_eq!(replica.retained().replay().count(), 1);
+}
+
+/// The only frame of these bytes.
+fn one_frame(bytes: &[u8]) -> (FrameHeader, Vec<u8>) {
+    let mut decoder = FrameDecoder::new();
+    decoder.push(bytes);
+    let (header, payload) = decoder.next_frame().expect("valid").expect("complete");
+    (header, payload.to_vec())
+}
+
+fn a_heartbeat() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    FrameWriter::new(G).frame(&mut bytes, FrameKind::Heartbeat, Epoch::new(0), |_| ());
+    bytes
 }
 
 proptest! {
@@ -142,5 +162,128 @@ fn a_copy_that_left_a_page_out_is_never_built_on() {
     assert!(
         refused.to_string().contains("1 pages of RAM never sent"),
         "{refused}"
+    );
+}
+
+/// The frames of a transaction in another order, numbered as if that were right: every checksum
+/// fits, only the digest does not.
+#[test]
+fn frames_in_another_order_are_noticed_by_the_digest() {
+    let (first, _, _, mut passive, bytes) = before_the_second_commit();
+    let mut decoder = FrameDecoder::new();
+    decoder.push(&bytes);
+    let mut frames = Vec::new();
+    while let Some((header, payload)) = decoder.next_frame().unwrap() {
+        frames.push((header, payload.to_vec()));
+    }
+    let kinds: Vec<_> = frames.iter().map(|(header, _)| header.kind).collect();
+    assert_eq!(kinds[1..3], [FrameKind::Pages, FrameKind::State]);
+    let sequences = [frames[1].0.sequence, frames[2].0.sequence];
+    frames.swap(1, 2);
+    (frames[1].0.sequence, frames[2].0.sequence) = (sequences[0], sequences[1]);
+    let forged: Vec<u8> = frames
+        .iter()
+        .flat_map(|(header, payload)| [&header.encode(), &payload[..]].concat())
+        .collect();
+    let refused = passive.receive(&forged);
+    assert!(
+        matches!(refused, Err(ProtocolError::Digest { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(passive.guest, first);
+}
+
+#[test]
+fn a_newer_generation_voids_what_is_held() {
+    let (_, _, _, passive, _) = before_the_second_commit();
+    let replica = passive.session.into_replica();
+    assert!(replica.held().is_some());
+    let mut passive = PassiveSide::new(replica, passive.guest);
+    let mut newer = ActiveSide::of_generation(G.next(), 0, 0);
+    passive.receive(&newer.take_out()).unwrap();
+    assert_eq!(passive.session.replica().held(), None);
+    let events = newer.receive(&passive.out).unwrap();
+    assert!(
+        matches!(events[..], [ActiveEvent::Welcomed { held: None, .. }]),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn signs_of_life_inside_a_transaction_do_not_disturb_it() {
+    let (_, _, mut active, mut passive, bytes) = before_the_second_commit();
+    passive.receive(&bytes).unwrap();
+    let begin = BeginTransaction {
+        epoch: Epoch::new(3),
+        base: Base::Epoch(Epoch::new(2)),
+        pages: 0,
+        delivered_up_to: Epoch::new(1),
+        console_position: 5,
+    };
+    active.session.sender().begin(&mut active.out, begin);
+    active.session.sender().heartbeat(&mut active.out);
+    active.session.sender().state(&mut active.out, b"state");
+    active
+        .session
+        .sender()
+        .delivered(&mut active.out, Epoch::new(2));
+    active.session.sender().commit(&mut active.out);
+    passive.receive(&active.take_out()).unwrap();
+    assert_eq!(
+        passive.session.replica().held().unwrap().epoch,
+        Epoch::new(3)
+    );
+    assert!(
+        passive.session.replica().retained().is_empty(),
+        "epoch 2 was delivered"
+    );
+}
+
+#[test]
+fn a_handover_names_the_last_committed_epoch() {
+    let (_, _, mut active, mut passive, bytes) = before_the_second_commit();
+    passive.receive(&bytes).unwrap();
+    let goodbye = Goodbye::HandedOver {
+        epoch: Epoch::new(2),
+    };
+    active.session.sender().goodbye(&mut active.out, goodbye);
+    passive.receive(&active.take_out()).unwrap();
+    assert_eq!(
+        passive.session.replica().held().unwrap().epoch,
+        Epoch::new(2)
+    );
+    assert_eq!(passive.receive(&a_heartbeat()), Err(ProtocolError::Over));
+}
+
+#[test]
+fn many_pages_and_a_large_state_go_in_several_frames_within_the_limit() {
+    let mut session = pair::active(0, 0);
+    let mut passive = pair::passive(Replica::new(G));
+    let (mut out, mut back) = (Vec::new(), Vec::new());
+    session.hello(&mut out);
+    let (header, payload) = one_frame(&out);
+    assert!(matches!(
+        passive.on_frame(&header, &payload),
+        Ok(PassiveAction::Answer(_))
+    ));
+    passive.welcome(&mut back);
+    let (header, payload) = one_frame(&back);
+    session.on_frame(&header, &payload).unwrap();
+    let page = [1; PAGE_BYTES];
+    let mut pages = (0..600).map(|n| (PageIndex(n), &page));
+    let mut counts = Vec::new();
+    loop {
+        out.clear();
+        match session.sender().copy_pages(&mut out, &mut pages) {
+            0 => break,
+            count => counts.push(count),
+        }
+        assert!(out.len() <= HEADER_BYTES + PAYLOAD_BYTES_MAX);
+    }
+    assert_eq!(counts.iter().sum::<usize>(), 600);
+    assert_eq!(counts.len(), 3);
+    assert!(
+        out.is_empty(),
+        "nothing is sent when there is nothing to send"
     );
 }

@@ -8,63 +8,20 @@
 //! ```
 //! Every error and every refusal leads to `over`, and the staging area is dropped.
 
-use kemari_api::{Epoch, Generation, NodeName};
+use kemari_api::{Epoch, Generation};
 
+use super::action::{Call, PassiveAction, PassiveConfig};
 use super::checkpoint::{Checkpoint, PageBatch, check_pages};
 use super::coverage::CopyCoverage;
 use super::replica::Replica;
 use super::staging::{Staging, in_ram};
-use crate::page::RamLayout;
 use crate::protocol::{Inbound, ProtocolError, expect_empty};
 use crate::wire::message::{decode_postcard, encode_postcard};
 use crate::wire::pages::PageReader;
 use crate::wire::{
     Begin, Commit, FrameHeader, FrameKind, FrameWriter, Goodbye, Hello, PROTOCOL_OLDEST,
-    PROTOCOL_VERSION, Refusal, VmIdentity, Welcome,
+    PROTOCOL_VERSION, Refusal, Welcome,
 };
-
-/// What a session of the passive side starts from.
-#[derive(Debug, Clone)]
-pub struct PassiveConfig {
-    /// The VM.
-    pub identity: VmIdentity,
-    /// This node.
-    pub node: NodeName,
-    /// Which pages are RAM.
-    pub ram: RamLayout,
-    /// Says for people how two fingerprints differ (ours, theirs).
-    pub difference: fn(&[u8], &[u8]) -> String,
-}
-
-/// An active replica that may be welcomed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// Its node.
-    pub node: NodeName,
-    /// The generation it holds the licence of.
-    pub generation: Generation,
-}
-
-/// What the process does after a frame.
-#[derive(Debug)]
-pub enum PassiveAction<'a> {
-    /// Nothing; the part was staged.
-    Continue,
-    /// Answer with [`PassiveSession::welcome`], or with [`PassiveSession::refuse`] if the process
-    /// has a reason (busy, not waiting).
-    Answer(Call),
-    /// Answer with [`PassiveSession::refuse`], write it and close the connection.
-    Refuse(Refusal),
-    /// Apply these pages to RAM now; the replica holds no checkpoint any more.
-    Copy(PageBatch<'a>),
-    /// A transaction is complete: decode its state, then call [`PassiveSession::accept`]; drop the
-    /// session if it does not decode.
-    Complete(Checkpoint),
-    /// The active side is alive.
-    Alive,
-    /// The active side ends the session.
-    Goodbye(Goodbye),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {

@@ -78,10 +78,14 @@ impl Guest {
 
 /// An active session that has said Hello.
 pub fn active(sent: u64, acked: u64) -> ActiveSession {
+    active_of(G, sent, acked)
+}
+
+fn active_of(generation: Generation, sent: u64, acked: u64) -> ActiveSession {
     ActiveSession::new(ActiveConfig {
         identity: identity(),
         node: "a".parse().expect("a valid name"),
-        generation: G,
+        generation,
         sent: Epoch::new(sent),
         acked: Epoch::new(acked),
     })
@@ -163,7 +167,12 @@ pub struct ActiveSide {
 impl ActiveSide {
     /// A process that has just connected; the Hello is in `out`.
     pub fn new(sent: u64, acked: u64) -> Self {
-        let mut session = active(sent, acked);
+        Self::of_generation(G, sent, acked)
+    }
+
+    /// The same, with a licence of another generation.
+    pub fn of_generation(generation: Generation, sent: u64, acked: u64) -> Self {
+        let mut session = active_of(generation, sent, acked);
         let mut out = Vec::new();
         session.hello(&mut out);
         Self {

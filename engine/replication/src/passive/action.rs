@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What goes between a passive session and its process: what it starts from, what it asks for.
+
+use kemari_api::{Generation, NodeName};
+
+use super::checkpoint::{Checkpoint, PageBatch};
+use crate::page::RamLayout;
+use crate::wire::{Goodbye, Refusal, VmIdentity};
+
+/// What a session of the passive side starts from.
+#[derive(Debug, Clone)]
+pub struct PassiveConfig {
+    /// The VM.
+    pub identity: VmIdentity,
+    /// This node.
+    pub node: NodeName,
+    /// Which pages are RAM.
+    pub ram: RamLayout,
+    /// Says for people how two fingerprints differ (ours, theirs).
+    pub difference: fn(&[u8], &[u8]) -> String,
+}
+
+/// An active replica that may be welcomed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Its node.
+    pub node: NodeName,
+    /// The generation it holds the licence of.
+    pub generation: Generation,
+}
+
+/// What the process does after a frame.
+#[derive(Debug)]
+pub enum PassiveAction<'a> {
+    /// Nothing; the part was staged.
+    Continue,
+    /// Answer with [`super::PassiveSession::welcome`], or with [`super::PassiveSession::refuse`] if the process
+    /// has a reason (busy, not waiting).
+    Answer(Call),
+    /// Answer with [`super::PassiveSession::refuse`], write it and close the connection.
+    Refuse(Refusal),
+    /// Apply these pages to RAM now; the replica holds no checkpoint any more.
+    Copy(PageBatch<'a>),
+    /// A transaction is complete: decode its state, then call [`super::PassiveSession::accept`]; drop the
+    /// session if it does not decode.
+    Complete(Checkpoint),
+    /// The active side is alive.
+    Alive,
+    /// The active side ends the session.
+    Goodbye(Goodbye),
+}
