@@ -34,7 +34,7 @@ impl Finished {
 }
 
 /// A cluster of nodes on one machine. Dropping it removes everything it made.
-pub trait Bed: Send + Sync {
+pub trait Bed: Send + Sync + std::fmt::Debug {
     /// Names of the nodes, `node1` first.
     fn nodes(&self) -> &[String];
 
@@ -70,6 +70,12 @@ pub trait Bed: Send + Sync {
 
     /// Lets a frozen node go on.
     fn thaw(&self, node: &str) -> Result<()>;
+
+    /// Starts Corosync and Pacemaker on every node and waits until Pacemaker shows them all online.
+    fn start_cluster(&self) -> Result<()>;
+
+    /// The same on one node, perhaps one that came back.
+    fn start_cluster_on(&self, node: &str) -> Result<()>;
 
     /// Copies the journals and logs of all nodes into a directory, one file a node and source.
     fn collect_journals(&self, into: &Path) -> Result<()>;

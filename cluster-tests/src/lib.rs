@@ -16,5 +16,6 @@ pub mod namespaces;
 pub mod observer;
 pub mod rootfs;
 pub mod site;
+pub mod protected;
 pub mod supervisor;
 pub mod switch;

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+# What a person types. `make help` lists the targets; each installs what it needs and says so.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# What building needs: the libraries that rust-corosync links, and gcc for the bare test guests.
+BUILD_PACKAGES := gcc libc6-dev make pkg-config libcpg-dev libcfg-dev libcmap-dev libquorum-dev \
+	libvotequorum-dev
+# What the test beds need on the machine itself; the nodes' own packages are installed in the nodes.
+BED_PACKAGES := mmdebstrap iproute2 util-linux procps qemu-system-x86 busybox-static kmod cpio \
+	xz-utils zstd e2fsprogs libxml2-utils
+
+CARGO ?= cargo
+DEB_DIRECTORY := target/debian
+export KEMARI_DEB_DIRECTORY := $(abspath $(DEB_DIRECTORY))
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+		awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: root package ## Watch a Linux guest survive the loss of its host, in a cluster of three nodes
+	$(CARGO) run --release --package kemari-cluster-tests --bin demo
+
+.PHONY: test
+test: root lint package ## Run every test: lints, units, bare guests on /dev/kvm, both test beds
+	$(CARGO) test --workspace --no-fail-fast
+
+.PHONY: build
+build: tools ## Build the programs
+	$(CARGO) build --release --workspace --bins
+
+.PHONY: package
+package: build cargo-deb ## Build the Debian package into target/debian
+	rm -f $(DEB_DIRECTORY)/kemari_*.deb
+	$(CARGO) deb --package kemari-ocf --no-build --output $(DEB_DIRECTORY)/
+
+.PHONY: lint
+lint: tools cargo-deny ## Check formatting, lints, licences and advisories
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) deny check licenses bans sources
+
+.PHONY: bench
+bench: root package ## Measure failover and checkpoints; prints medians and p99 (a few minutes)
+	$(CARGO) test --release --package kemari-cluster-tests --test failover -- --nocapture
+
+.PHONY: clean
+clean: ## Remove what was built here (the test beds' cache stays, see clean-cache)
+	$(CARGO) clean
+
+.PHONY: clean-cache
+clean-cache: ## Remove the test beds' root file systems and kernels
+	rm -rf "$${KEMARI_TEST_CACHE:-/var/cache/kemari-tests}"
+
+# --- set-up -----------------------------------------------------------------------------------
+
+.PHONY: root
+root:
+	@if [ "$$(id -u)" != 0 ]; then \
+		echo "make: the test beds make network namespaces and mounts: run this as root" >&2; \
+		exit 1; \
+	fi
+
+.PHONY: tools
+tools: rust
+	@missing=$$(for package in $(BUILD_PACKAGES) $(BED_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || \
+		echo $$package; done); \
+	if [ -n "$$missing" ]; then \
+		echo "Installing Debian packages:" $$missing; \
+		if [ "$$(id -u)" != 0 ]; then echo "make: run this as root to install them" >&2; exit 1; fi; \
+		apt-get update -q; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+.PHONY: rust
+rust:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "make: cargo is missing: install Rust 1.89 or newer, for example by rustup" >&2; \
+		exit 1; }
+
+.PHONY: cargo-deb
+cargo-deb: tools
+	@$(CARGO) deb --version >/dev/null 2>&1 || { \
+		echo "Installing cargo-deb (builds the Debian package)"; \
+		$(CARGO) install --locked cargo-deb@3.8.0; }
+
+.PHONY: cargo-deny
+cargo-deny: tools
+	@$(CARGO) deny --version >/dev/null 2>&1 || { \
+		echo "Installing cargo-deny (checks licences and sources)"; \
+		$(CARGO) install --locked cargo-deny@0.20.2; }

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A VM under Kemari in a test bed: what a person would install and type, and what they would see.
+//!
+//! The bed's nodes have the package; this puts a guest and its description on them, configures the
+//! promotable clone with `crm`, and reads roles from the engines' monitors. All of it through
+//! [`Bed`], so it works alike in both beds.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::bed::Bed;
+use crate::observer::Observer;
+
+/// The guest of a protected VM; the files are those of the machine that runs the test.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// bzImage or PVH ELF.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// RAM.
+    pub memory_mib: u32,
+}
+
+/// How the VM is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The guest.
+    pub guest: Guest,
+    /// Seconds between Pacemaker's monitors: how soon it notices a replica that failed.
+    pub monitor_s: u32,
+    /// More lines for `[replication]`.
+    pub replication: String,
+    /// How long a role change may take before the test gives up.
+    pub patience: Duration,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Its node.
+    pub node: String,
+    /// `waiting`, `passive`, `active` or `outdated`.
+    pub role: String,
+    /// `none`, `solo`, `paired` or `cut`.
+    pub licence: String,
+    /// A complete checkpoint is held by the passive side.
+    pub in_sync: bool,
+    /// How often the right to run has changed hands.
+    pub generation: u64,
+}
+
+/// The VM `vm` on the nodes of a bed, and the outside that watches its console.
+#[derive(Debug)]
+pub struct ProtectedVm<'a> {
+    bed: &'a dyn Bed,
+    /// The outside world.
+    pub observer: Observer,
+    options: Options,
+}
+
+impl<'a> ProtectedVm<'a> {
+    /// Puts guest and description on every node and starts the agents. The cluster runs already.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written, or an agent does not start.
+    pub fn install(bed: &'a dyn Bed, options: Options) -> Result<Self> {
+        let listener: TcpListener = bed.listen_outside(0)?;
+        let port = listener.local_addr()?.port();
+        let observer = Observer::over(listener)?;
+        let vm = Self { bed, observer, options };
+        let description = vm.description(port);
+        for node in bed.nodes() {
+            vm.put(node, &vm.options.guest.kernel, "/srv/kemari/kernel")?;
+            if let Some(initrd) = &vm.options.guest.initrd {
+                vm.put(node, initrd, "/srv/kemari/initrd")?;
+            }
+            bed.write(node, "/etc/kemari/vm.toml", description.as_bytes(), 0o644)?;
+            vm.start_agent(node)?;
+        }
+        Ok(vm)
+    }
+
+    fn put(&self, node: &str, from: &Path, to: &str) -> Result<()> {
+        let bytes = std::fs::read(from).with_context(|| format!("Cannot read {}", from.display()))?;
+        self.bed.write(node, to, &bytes, 0o644)
+    }
+
+    fn description(&self, port: u16) -> String {
+        let guest = &self.options.guest;
+        let initrd =
+            guest.initrd.as_ref().map_or("", |_| "initrd = \"/srv/kemari/initrd\"\n");
+        let addresses: String = self
+            .bed
+            .nodes()
+            .iter()
+            .filter_map(|node| Some(format!("{node} = {:?}\n", self.bed.address(node).ok()?)))
+            .collect();
+        format!(
+            "[vm]\nname = \"vm\"\nmemory_mib = {}\n\n[boot]\nkernel = \"/srv/kemari/kernel\"\n\
+             {initrd}cmdline = {:?}\n\n[console]\noutput = \"tcp:{}:{port}\"\n\n[replication]\n{}\n\
+             [replication.addresses]\n{addresses}",
+            guest.memory_mib,
+            guest.cmdline,
+            self.bed.outside(),
+            self.options.replication,
+        )
+    }
+
+    /// Starts the agent of a node, perhaps one that came back.
+    pub fn start_agent(&self, node: &str) -> Result<()> {
+        self.run(node, "systemctl start kemari-agent").map(drop)
+    }
+
+    /// Makes the promotable clone with `crm`, as the book says.
+    pub fn configure_with_crm(&self) -> Result<()> {
+        let monitor_s = self.options.monitor_s;
+        let script = format!(
+            "primitive vm ocf:kemari:vm params config=/etc/kemari/vm.toml \
+             op start timeout=60s interval=0 op stop timeout=60s interval=0 \
+             op promote timeout=60s interval=0 op demote timeout=60s interval=0 \
+             op notify timeout=20s interval=0 \
+             op monitor interval={monitor_s}s role=Promoted timeout=20s \
+             op monitor interval={}s role=Unpromoted timeout=20s\n\
+             clone vm-pair vm meta promotable=true notify=true interleave=true clone-max=2 \
+             clone-node-max=1 promoted-max=1 promoted-node-max=1\ncommit\n",
+            monitor_s + 1,
+        );
+        let node = self.first_node()?;
+        self.bed.write(node, "/root/vm.crm", script.as_bytes(), 0o600)?;
+        self.run(node, "crm configure < /root/vm.crm").map(drop)
+    }
+
+    /// Runs a shell command in a node.
+    pub fn run(&self, node: &str, command: &str) -> Result<String> {
+        let finished = self.bed.exec(node, &["sh", "-c", command])?;
+        finished.success().with_context(|| format!("{node}: {command}"))
+    }
+
+    fn first_node(&self) -> Result<&str> {
+        Ok(self.bed.nodes().first().context("The bed has no node")?)
+    }
+
+    /// What `crm_mon` shows on a node.
+    pub fn crm_mon(&self, node: &str) -> Result<String> {
+        self.run(node, "crm_mon -1 -r")
+    }
+
+    /// What the engine of a node says, `None` if none answers.
+    pub fn replica(&self, node: &str) -> Result<Option<Replica>> {
+        let finished = self.bed.exec(node, &["kemarictl", "monitor", "vm", "info", "status"])?;
+        if finished.status != 0 {
+            return Ok(None);
+        }
+        let field = |name: &str| {
+            finished
+                .stdout
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Ok(Some(Replica {
+            node: node.to_owned(),
+            role: field("role"),
+            licence: field("licence"),
+            in_sync: field("in sync") == "yes",
+            generation: field("generation").parse().context("generation")?,
+        }))
+    }
+
+    /// Waits until one of these nodes is active and its peer in sync. Returns (active, passive).
+    pub fn wait_protected(&self, nodes: &[String]) -> Result<(String, String)> {
+        let begun = Instant::now();
+        let mut seen = Vec::new();
+        while begun.elapsed() < self.options.patience {
+            seen.clear();
+            for node in nodes {
+                seen.extend(self.replica(node)?);
+            }
+            let active = seen.iter().find(|r| r.role == "active" && r.in_sync);
+            let passive = seen.iter().find(|r| r.role == "passive" && r.in_sync);
+            if let (Some(active), Some(passive)) = (active, passive)
+                && active.generation == passive.generation
+            {
+                return Ok((active.node.clone(), passive.node.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let crm_mon = self.crm_mon(nodes.first().context("no node")?).unwrap_or_default();
+        bail!("No pair in sync within {:?}; replicas {seen:#?}\n{crm_mon}", self.options.patience)
+    }
+
+    /// Waits until a node is active under a generation newer than this one.
+    pub fn wait_active(&self, node: &str, newer_than: u64) -> Result<Replica> {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < self.options.patience {
+            last = self.replica(node)?;
+            if let Some(replica) = &last
+                && replica.role == "active"
+                && replica.generation > newer_than
+            {
+                return Ok(replica.clone());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("{node} did not take over within {:?}: {last:?}", self.options.patience)
+    }
+
+    /// Waits until `crm_mon` shows this node promoted.
+    pub fn wait_promoted(&self, node: &str) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            let shown = self.crm_mon(node)?;
+            let promoted = shown
+                .lines()
+                .any(|line| line.contains("Promoted:") && line.contains(&format!(" {node} ")));
+            if promoted {
+                return Ok(shown);
+            }
+            ensure!(
+                begun.elapsed() < self.options.patience,
+                "Pacemaker did not show {node} promoted:\n{shown}"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// A number that a program logged with a message: the last one after `since_us`, in
+    /// microseconds of CLOCK_MONOTONIC of the node.
+    pub fn logged_us(&self, node: &str, unit: &str, message: &str, since_us: u128) -> Result<u128> {
+        let journal = self.run(node, &format!("journalctl -b -o cat -u '{unit}' --no-pager"))?;
+        journal
+            .lines()
+            .filter(|line| line.contains(message))
+            .filter_map(|line| {
+                line.split("t_mono_us=").nth(1)?.split_whitespace().next()?.parse::<u128>().ok()
+            })
+            .find(|at_us| *at_us >= since_us)
+            .with_context(|| format!("{node}: {unit} logged no {message:?} after {since_us} us"))
+    }
+}
