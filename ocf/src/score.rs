@@ -19,9 +19,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use kemari_api::Role;
-use kemari_api::agent::ClusterView;
+use kemari_api::agent::{ClusterView, ReplicaView};
 use kemari_api::replica::ReplicaStatus;
+use kemari_api::{NodeName, Role};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -75,19 +75,31 @@ pub(crate) fn may_boot(view: &ClusterView, own: &ReplicaStatus) -> Result<(), St
             Role::Passive => status.in_sync,
             Role::Waiting | Role::Outdated => false,
         };
-        if holds_state || status.generation > own.generation {
+        if holds_state {
             return Err(format!(
-                "the replica on {} is {} with generation {}",
+                "the replica on {} is {}, generation {}",
                 status.node, status.role, status.generation
             ));
         }
     }
-    match view.generations.iter().find(|(vm, ..)| *vm == own.vm) {
-        Some((_, generation, holder)) if *holder != own.node && generation.get() > 0 => Err(
-            format!("{holder} held the right to run last (generation {generation})"),
-        ),
-        _ => Ok(()),
-    }
+    unheard_holder(view, own).map_or(Ok(()), |holder| {
+        Err(format!(
+            "{holder} held the right to run last and has not been heard since"
+        ))
+    })
+}
+
+/// The agent refuses a cold start while it knows nothing of the last holder; so does the score.
+fn unheard_holder<'a>(view: &'a ClusterView, own: &ReplicaStatus) -> Option<&'a NodeName> {
+    let of_this_vm = view
+        .generations
+        .iter()
+        .filter(|(vm, generation, _)| *vm == own.vm && generation.get() > 0);
+    let (_, _, holder) = of_this_vm.max_by_key(|(_, generation, _)| *generation)?;
+    let spoke = |other: &ReplicaView| other.status.vm == own.vm && other.status.node == *holder;
+    let heard =
+        *holder == own.node || view.agents.contains(holder) || view.replicas.iter().any(spoke);
+    (!heard).then_some(holder)
 }
 
 /// Hands the score to Pacemaker. Outside Pacemaker, and when its attribute manager fails, only a
