@@ -84,7 +84,9 @@ fn bootstrap(into: &Path) -> Result<()> {
         .copied()
         .collect::<Vec<_>>()
         .join(",");
-    eprintln!("rootfs: building Debian {SUITE} with mmdebstrap, about a minute, once per machine");
+    eprintln!(
+        "rootfs: building Debian {SUITE} with mmdebstrap, a minute or more, once per machine"
+    );
     let begin = Instant::now();
     // Its own mount and pid namespaces: what mmdebstrap mounts in the tree is gone with it, even when it is killed.
     let status = Command::new("unshare")
