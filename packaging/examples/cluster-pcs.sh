@@ -11,7 +11,7 @@ pcs resource create vm ocf:kemari:vm config=/etc/kemari/vm.toml \
     monitor interval=10s role=Promoted timeout=20s \
     monitor interval=11s role=Unpromoted timeout=20s \
     promotable vm-pair \
-    meta notify=true interleave=true \
+    notify=true interleave=true \
     clone-max=2 clone-node-max=1 promoted-max=1 promoted-node-max=1
 
 # With more than two nodes, the others only vote.
