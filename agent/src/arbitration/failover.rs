@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Failover without being asked: the active replica is lost and this node holds its state.
+//!
+//! Lost means: its node left Corosync's membership, or its own agent said that the engine process
+//! ended. With fewer than three nodes the loss of a node is left to Pacemaker, which fences.
+
+use kemari_api::NodeName;
+
+use super::Action;
+use super::cluster::Cluster;
+use super::message::Purpose;
+use super::vm::Vm;
+
+impl Vm {
+    pub(super) fn settle_failover(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
+        if !cluster.quorate || self.claim.is_some() || self.order.is_some() {
+            return;
+        }
+        let Some(generation) = self.local_could_take_over().map(|own| own.next()) else {
+            return;
+        };
+        if self.active_is_lost(cluster) && !self.has_just_failed(generation) {
+            self.start_claim(cluster, Purpose::TakeOver, generation, false, out);
+        }
+    }
+
+    /// The replica this passive one follows can certainly not run on, or its node is out of the
+    /// membership, in which case the majority decides.
+    pub(super) fn active_is_lost(&self, cluster: &Cluster) -> bool {
+        let Some(local) = &self.local else {
+            return false;
+        };
+        let Ok(peer) = local.peer.parse::<NodeName>() else {
+            return false;
+        };
+        if self.live_active(cluster).is_some() {
+            return false;
+        }
+        let engine_ended = self.ended.get(&peer) == Some(&local.generation);
+        let node_lost = !cluster.too_few_for_majority()
+            && cluster.configured.contains(&peer)
+            && !cluster.members.contains(&peer);
+        engine_ended || node_lost
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Going on alone after Pacemaker said that the passive replica was stopped or its node fenced.
+//!
+//! The word may come before this agent or its engine have noticed the loss; it is kept until they
+//! have, and forgotten as soon as that replica is seen alive. It is never more than a reason to
+//! claim: with three nodes or more the majority still decides.
+
+use kemari_api::{Licence, NodeName};
+
+use super::Action;
+use super::cluster::Cluster;
+use super::message::Purpose;
+use super::vm::Vm;
+
+/// For how many ticks a word outlives signs that the replica is alive. They may be older than the
+/// word: Pacemaker and the agents speak over different channels.
+const PATIENCE: u32 = 3;
+
+/// Pacemaker's word.
+#[derive(Debug, Clone)]
+pub(super) struct Word {
+    pub node: NodeName,
+    /// The engine process on that node when the word came.
+    pub pid: Option<u32>,
+    /// Ticks during which that replica still seemed alive.
+    pub contradicted: u32,
+}
+
+impl Vm {
+    pub(super) fn passive_gone_reported(&mut self, node: NodeName) {
+        let pid = self.others.get(&node).map(|status| status.pid);
+        self.failed = None;
+        self.word = Some(Word {
+            node,
+            pid,
+            contradicted: 0,
+        });
+    }
+
+    /// A new process on the node means that the word was about an earlier one.
+    pub(super) fn restarted(&mut self, from: &NodeName, pid: u32) {
+        if self
+            .word
+            .as_ref()
+            .is_some_and(|word| word.node == *from && word.pid != Some(pid))
+        {
+            self.word = None;
+        }
+    }
+
+    pub(super) fn settle_solo(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
+        let Some(word) = &self.word else { return };
+        let Some(local) = self.local_is_held_back() else {
+            self.word = None;
+            return;
+        };
+        if local.peer != word.node.as_str() {
+            self.word = None;
+            return;
+        }
+        let generation = local.generation.next();
+        let ready = cluster.quorate && self.claim.is_none() && self.order.is_none();
+        if !ready || self.has_just_failed(generation) || self.seems_alive(cluster, &word.node) {
+            return;
+        }
+        let alone = cluster.too_few_for_majority();
+        self.start_claim(cluster, Purpose::Solo, generation, alone, out);
+        self.settle_claim(cluster, out);
+    }
+
+    /// Its agent still announces the replica, or the local one is still in contact with it.
+    fn seems_alive(&self, cluster: &Cluster, node: &NodeName) -> bool {
+        let announced = cluster.speaks(node) && self.others.contains_key(node);
+        let in_contact = cluster.members.contains(node)
+            && self
+                .local
+                .as_ref()
+                .is_some_and(|local| local.licence == Licence::Paired);
+        announced || in_contact
+    }
+
+    pub(super) fn tick(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
+        for waited in self.requests.values_mut() {
+            *waited = waited.saturating_add(1);
+        }
+        self.repeat_claim(out);
+        let Some(node) = self.word.as_ref().map(|word| word.node.clone()) else {
+            return;
+        };
+        let alive = self.seems_alive(cluster, &node);
+        if let Some(word) = self.word.as_mut().filter(|_| alive) {
+            word.contradicted += 1;
+            if word.contradicted >= PATIENCE {
+                self.word = None;
+                self.note(
+                    out,
+                    format!("Pacemaker said that the passive replica on node {node} is gone, but it is alive"),
+                );
+            }
+        }
+    }
+}

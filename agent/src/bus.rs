@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `org.kemari.Agent1` on the system bus.
+//!
+//! Requests go to the daemon's loop and wait there for the state machine's answer; after
+//! [`ANSWER_MAX`] the caller hears what was missing. Without a bus the agent does all else.
+
+use std::time::Duration;
+
+use kemari_api::agent::{self, ClusterView, Gone};
+use kemari_api::{NodeName, VmName};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+use zbus::fdo;
+
+use crate::engines::sentence;
+
+/// Longest wait for a promotion.
+pub const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Pause before the bus is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What callers ask of the daemon.
+#[derive(Debug)]
+pub enum Input {
+    /// `Status`.
+    Status(oneshot::Sender<ClusterView>),
+    /// `Promote`.
+    Promote {
+        /// The VM.
+        vm: VmName,
+        /// Where the answer goes. Closed when the caller waits no longer.
+        answer: oneshot::Sender<Result<(), String>>,
+        /// Filled with what names the request in [`Input::Cancel`].
+        cancel: oneshot::Sender<u64>,
+    },
+    /// The time of a `Promote` is over.
+    Cancel(u64),
+    /// `PassiveGone`.
+    PassiveGone {
+        /// The VM.
+        vm: VmName,
+        /// The node of its passive replica.
+        node: NodeName,
+    },
+    /// The name on the bus is owned, or was lost.
+    Serving(bool),
+}
+
+struct Service {
+    inputs: UnboundedSender<Input>,
+}
+
+fn ends() -> fdo::Error {
+    fdo::Error::Failed("kemari-agent is ending".to_owned())
+}
+
+#[zbus::interface(name = "org.kemari.Agent1")]
+impl Service {
+    async fn status(&self) -> fdo::Result<ClusterView> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.inputs.send(Input::Status(answer));
+        answered.await.map_err(|_| ends())
+    }
+
+    async fn promote(&self, vm: VmName) -> fdo::Result<()> {
+        let (answer, mut answered) = oneshot::channel();
+        let (cancel, number) = oneshot::channel();
+        let _ = self.inputs.send(Input::Promote { vm, answer, cancel });
+        let number = number.await.map_err(|_| ends())?;
+        let result = if let Ok(result) = timeout(ANSWER_MAX, &mut answered).await {
+            result
+        } else {
+            let _ = self.inputs.send(Input::Cancel(number));
+            answered.await
+        };
+        result.map_err(|_| ends())?.map_err(fdo::Error::Failed)
+    }
+
+    fn passive_gone(&self, vm: VmName, node: NodeName, how: Gone) {
+        debug!(%vm, %node, ?how, "Pacemaker says that a passive replica is gone");
+        let _ = self.inputs.send(Input::PassiveGone { vm, node });
+    }
+}
+
+/// Owns the name on the system bus as long as there is one; never ends.
+pub async fn serve(inputs: UnboundedSender<Input>) {
+    let mut said = String::new();
+    loop {
+        match connect(&inputs).await {
+            Ok(connection) => {
+                said.clear();
+                info!(name = agent::BUS_NAME, "Serving on the system bus");
+                let _ = inputs.send(Input::Serving(true));
+                wait_for_end(&connection).await;
+                let _ = inputs.send(Input::Serving(false));
+                warn!("The system bus is gone, trying again");
+            }
+            Err(error) => {
+                let reason = explain(&error);
+                if reason != said {
+                    warn!(%reason, "No system bus: Pacemaker cannot reach this agent; trying again");
+                    said = reason;
+                }
+            }
+        }
+        sleep(RETRY).await;
+    }
+}
+
+fn explain(error: &zbus::Error) -> String {
+    match error {
+        zbus::Error::NameTaken => {
+            format!(
+                "another process owns {}: is kemari-agent running twice?",
+                agent::BUS_NAME
+            )
+        }
+        other => sentence(other),
+    }
+}
+
+async fn connect(inputs: &UnboundedSender<Input>) -> zbus::Result<zbus::Connection> {
+    let service = Service {
+        inputs: inputs.clone(),
+    };
+    zbus::connection::Builder::system()
+        .serve_at(agent::PATH, service)
+        .name(agent::BUS_NAME)
+        .build()
+        .await
+}
+
+/// The bus answers pings for as long as the connection lives.
+async fn wait_for_end(connection: &zbus::Connection) {
+    loop {
+        sleep(RETRY).await;
+        let ping = connection.call_method(
+            Some("org.freedesktop.DBus"),
+            "/org/freedesktop/DBus",
+            Some("org.freedesktop.DBus.Peer"),
+            "Ping",
+            &(),
+        );
+        if ping.await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The daemon: one loop that hands events to the state machine and carries out what it says.
+//!
+//! Everything the agent knows changes in this loop only. What may block runs elsewhere: Corosync
+//! and the records in threads, engines and the bus in tasks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+
+use anyhow::Context;
+use kemari_api::agent::ClusterView;
+use kemari_api::{NodeName, place};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tracing::{debug, error, info, warn};
+
+use crate::arbitration::message::{Message, Record};
+use crate::arbitration::{Action, Arbiter, Event, Grounds, RequestId};
+use crate::engines::{self, Engines};
+use crate::journal::mono_us;
+use crate::records::Store;
+use crate::{bus, corosync};
+
+/// The state machine's clock.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the record thread is asked, in order.
+enum Durable {
+    Record(Record),
+    Admitted,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something the agent cannot do without is missing on this node: its directories, its
+/// records, the possibility to make threads.
+pub async fn run() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        result = serve() => result?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("Ending; VMs run on without this agent");
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    Ok(())
+}
+
+async fn serve() -> anyhow::Result<()> {
+    let state_dir = place::state_dir();
+    let store = Store::open(&state_dir)
+        .with_context(|| format!("The agent needs {} to write to", state_dir.display()))?;
+    let (records, admitted) = store
+        .load()
+        .context("The agent cannot vote without its records")?;
+
+    let (corosync_inputs, mut from_corosync) = unbounded_channel();
+    let (multicast, outbound) = std_mpsc::channel();
+    corosync::start(&corosync_inputs, outbound).context("Cannot start the Corosync threads")?;
+    let (bus_inputs, from_bus) = unbounded_channel();
+    tokio::spawn(bus::serve(bus_inputs));
+
+    let FirstContact {
+        node,
+        configured,
+        earlier,
+    } = first_contact(&mut from_corosync).await?;
+    let (engine_inputs, from_engines) = unbounded_channel();
+    let engines = Engines::start(node.clone(), engine_inputs)
+        .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
+    let (durable, from_durable) = start_records(store)?;
+
+    let mut daemon = Daemon {
+        arbiter: Arbiter::new(node.clone(), records, admitted),
+        node,
+        engines,
+        multicast,
+        durable,
+        members: BTreeSet::new(),
+        answers: BTreeMap::new(),
+        last_request: 0,
+        status_text: String::new(),
+        on_bus: false,
+        ready: false,
+    };
+    daemon.handle(Event::Configured(configured));
+    for input in earlier {
+        daemon.hear_corosync(input);
+    }
+    daemon
+        .serve(from_corosync, from_engines, from_bus, from_durable)
+        .await
+}
+
+/// What Corosync said first: which node this is, and what came before that.
+struct FirstContact {
+    node: NodeName,
+    configured: BTreeSet<NodeName>,
+    earlier: Vec<corosync::Input>,
+}
+
+/// Waits until Corosync has said which node this is; without that nothing can be decided.
+async fn first_contact(
+    inputs: &mut UnboundedReceiver<corosync::Input>,
+) -> anyhow::Result<FirstContact> {
+    let _ = sd_notify::notify(&[NotifyState::Status("Waiting for Corosync")]);
+    let mut earlier = Vec::new();
+    while let Some(input) = inputs.recv().await {
+        match input {
+            corosync::Input::Nodes { local, configured } => {
+                return Ok(FirstContact {
+                    node: local,
+                    configured,
+                    earlier,
+                });
+            }
+            // Of the many that say "nothing yet" only the last matters.
+            corosync::Input::Quorum { .. } => {}
+            other => earlier.push(other),
+        }
+        if earlier.iter().all(says_nobody) {
+            earlier.clear();
+        }
+    }
+    anyhow::bail!("The Corosync threads have ended")
+}
+
+fn says_nobody(input: &corosync::Input) -> bool {
+    matches!(input, corosync::Input::Group { agents, .. } if agents.is_empty())
+}
+
+/// The thread that makes records durable and says when they are.
+fn start_records(
+    store: Store,
+) -> anyhow::Result<(std_mpsc::Sender<Durable>, UnboundedReceiver<Record>)> {
+    let (sender, wanted) = std_mpsc::channel();
+    let (written, from_durable) = unbounded_channel();
+    std::thread::Builder::new()
+        .name("records".to_owned())
+        .spawn(move || keep_records(&store, &wanted, &written))
+        .context("Cannot start the record thread")?;
+    Ok((sender, from_durable))
+}
+
+fn keep_records(
+    store: &Store,
+    wanted: &std_mpsc::Receiver<Durable>,
+    written: &UnboundedSender<Record>,
+) {
+    for what in wanted {
+        let result = match &what {
+            Durable::Record(record) => store.write(record),
+            Durable::Admitted => store.admit(),
+        };
+        match (result, what) {
+            (Ok(()), Durable::Record(record)) => {
+                let _ = written.send(record);
+            }
+            (Ok(()), Durable::Admitted) => info!("This agent votes from now on"),
+            (Err(error), _) => {
+                let error = anyhow::Error::new(error);
+                error!(
+                    error = format!("{error:#}"),
+                    "A vote could not be made durable, so it was not given: check the disk"
+                );
+            }
+        }
+    }
+}
+
+struct Daemon {
+    arbiter: Arbiter,
+    node: NodeName,
+    engines: Engines,
+    multicast: std_mpsc::Sender<Vec<u8>>,
+    durable: std_mpsc::Sender<Durable>,
+    members: BTreeSet<NodeName>,
+    answers: BTreeMap<RequestId, oneshot::Sender<Result<(), String>>>,
+    last_request: u64,
+    status_text: String,
+    on_bus: bool,
+    ready: bool,
+}
+
+impl Daemon {
+    async fn serve(
+        &mut self,
+        mut from_corosync: UnboundedReceiver<corosync::Input>,
+        mut from_engines: UnboundedReceiver<engines::Input>,
+        mut from_bus: UnboundedReceiver<bus::Input>,
+        mut from_durable: UnboundedReceiver<Record>,
+    ) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                biased;
+                input = from_corosync.recv() => {
+                    self.hear_corosync(input.context("The Corosync threads have ended")?);
+                }
+                record = from_durable.recv() => {
+                    let record = record.context("The record thread has ended")?;
+                    self.handle(Event::RecordWritten(record));
+                }
+                Some(input) = from_engines.recv() => self.hear_engine(input),
+                Some(input) = from_bus.recv() => self.hear_bus(input),
+                _ = tick.tick() => {
+                    self.handle(Event::Tick);
+                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                }
+            }
+            self.tell_systemd();
+        }
+    }
+
+    fn hear_corosync(&mut self, input: corosync::Input) {
+        match input {
+            corosync::Input::Nodes { local, configured } => {
+                if local != self.node {
+                    error!(
+                        was = %self.node, is = %local,
+                        "Corosync gave this node another name: restart kemari-agent"
+                    );
+                }
+                self.handle(Event::Configured(configured));
+            }
+            corosync::Input::Quorum { quorate, members } => self.membership(quorate, members),
+            corosync::Input::Group { agents, left } => {
+                for (node, reason) in left {
+                    info!(%node, %reason, "An agent left the group");
+                }
+                self.handle(Event::Group(agents));
+            }
+            corosync::Input::Message { from, bytes } => match Message::decode(&bytes) {
+                Ok(message) => {
+                    if let Message::EngineGone { vm, generation } = &message {
+                        let t_mono_us = mono_us();
+                        info!(%vm, %generation, %from, t_mono_us, "Node reports its engine ended");
+                    }
+                    self.handle(Event::Message { from, message });
+                }
+                Err(error) => warn!(%from, %error, "Message of another agent ignored"),
+            },
+        }
+    }
+
+    fn membership(&mut self, quorate: bool, members: BTreeSet<NodeName>) {
+        let t_mono_us = mono_us();
+        for node in self.members.difference(&members) {
+            warn!(%node, quorate, t_mono_us, "Corosync reports node lost");
+        }
+        for node in members.difference(&self.members) {
+            info!(%node, quorate, t_mono_us, "Corosync reports node joined");
+        }
+        self.members.clone_from(&members);
+        self.handle(Event::Quorum { quorate, members });
+    }
+
+    fn hear_engine(&mut self, input: engines::Input) {
+        match input {
+            engines::Input::Status(status) => {
+                info!(
+                    vm = %status.vm, role = %status.role, licence = %status.licence,
+                    in_sync = status.in_sync, generation = %status.generation,
+                    epoch = %status.epoch, peer = status.peer, "Replica changed"
+                );
+                self.handle(Event::LocalReplica(status));
+            }
+            engines::Input::Gone(vm) => {
+                warn!(%vm, t_mono_us = mono_us(), "Engine process gone, telling the other agents");
+                self.handle(Event::LocalEngineGone(vm));
+            }
+            engines::Input::Answered {
+                vm,
+                command,
+                result,
+            } => {
+                if result.is_ok() {
+                    debug!(%vm, %command, t_mono_us = mono_us(), "Engine agreed");
+                }
+                self.handle(Event::EngineAnswered {
+                    vm,
+                    command,
+                    result,
+                });
+            }
+        }
+    }
+
+    fn hear_bus(&mut self, input: bus::Input) {
+        match input {
+            bus::Input::Status(answer) => {
+                let _ = answer.send(self.view());
+            }
+            bus::Input::Promote { vm, answer, cancel } => {
+                info!(%vm, t_mono_us = mono_us(), "Pacemaker asks for promotion");
+                self.last_request += 1;
+                let request = RequestId(self.last_request);
+                let _ = cancel.send(self.last_request);
+                self.answers.insert(request, answer);
+                self.handle(Event::PromoteRequested { vm, request });
+            }
+            bus::Input::Cancel(number) => self.handle(Event::Cancelled(RequestId(number))),
+            bus::Input::PassiveGone { vm, node } => {
+                info!(%vm, %node, "Pacemaker says that the passive replica is gone");
+                self.handle(Event::PassiveGoneReported { vm, node });
+            }
+            bus::Input::Serving(on_bus) => self.on_bus = on_bus,
+        }
+    }
+
+    fn view(&self) -> ClusterView {
+        self.arbiter.view()
+    }
+
+    fn handle(&mut self, event: Event) {
+        for action in self.arbiter.handle(event) {
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        tell(&action);
+        match action {
+            Action::Multicast(message) => match message.encode() {
+                Ok(bytes) => drop(self.multicast.send(bytes)),
+                Err(error) => error!(%error, "A message to the other agents was not sent"),
+            },
+            Action::WriteRecord(record) => drop(self.durable.send(Durable::Record(record))),
+            Action::Admit => drop(self.durable.send(Durable::Admitted)),
+            Action::Answer { request, result } => {
+                if let Some(answer) = self.answers.remove(&request) {
+                    let _ = answer.send(result);
+                }
+            }
+            Action::Promote { .. }
+            | Action::GoSolo { .. }
+            | Action::Outdate { .. }
+            | Action::Protect { .. } => {
+                let asked = self.engines.ask(&action);
+                assert!(asked, "these four are for engines");
+            }
+            Action::Note { .. } => {}
+        }
+    }
+
+    /// Ready once Corosync and the bus are there; `systemctl status` shows one line.
+    fn tell_systemd(&mut self) {
+        let view = self.arbiter.view();
+        let text = format!(
+            "{} of {} nodes, {}; {} replicas here, {} active{}",
+            view.members.len(),
+            self.arbiter.configured(),
+            if view.quorate { "quorate" } else { "no quorum" },
+            view.replicas
+                .iter()
+                .filter(|replica| replica.status.node == self.node)
+                .count(),
+            self.arbiter.active_here(),
+            if self.on_bus { "" } else { "; no system bus" },
+        );
+        if text != self.status_text {
+            let _ = sd_notify::notify(&[NotifyState::Status(&text)]);
+            self.status_text = text;
+        }
+        if !self.ready && self.on_bus {
+            self.ready = true;
+            info!("Ready");
+            let _ = sd_notify::notify(&[NotifyState::Ready]);
+        }
+    }
+}
+
+/// The journal's line for an action.
+fn tell(action: &Action) {
+    let t_mono_us = mono_us();
+    match action {
+        Action::Promote {
+            vm,
+            how,
+            generation,
+            grounds,
+        } => {
+            tell_grounds(vm, *generation, *grounds);
+            info!(%vm, ?how, %generation, t_mono_us, "Promotion asked of the engine");
+        }
+        Action::GoSolo {
+            vm,
+            generation,
+            grounds,
+        } => {
+            tell_grounds(vm, *generation, *grounds);
+            info!(%vm, %generation, t_mono_us, "Solo licence given to the engine");
+        }
+        Action::Outdate {
+            vm,
+            generation,
+            holder,
+        } => warn!(%vm, %generation, %holder, "Outdated: another node holds a newer generation"),
+        Action::Protect { vm, address } => debug!(%vm, address, "Replication asked of the engine"),
+        Action::WriteRecord(record) => info!(
+            vm = %record.vm, generation = %record.generation, holder = %record.holder,
+            purpose = ?record.purpose, t_mono_us, "Recording a claim"
+        ),
+        Action::Multicast(Message::Claim(claim)) => info!(
+            vm = %claim.vm, generation = %claim.generation, purpose = ?claim.purpose, t_mono_us,
+            "Claiming"
+        ),
+        Action::Answer {
+            result: Err(reason),
+            ..
+        } => warn!(%reason, "Promotion refused"),
+        Action::Note { vm, text } => warn!(%vm, "{text}"),
+        Action::Multicast(_) | Action::Answer { .. } | Action::Admit => {}
+    }
+}
+
+fn tell_grounds(vm: &kemari_api::VmName, generation: kemari_api::Generation, grounds: Grounds) {
+    let t_mono_us = mono_us();
+    match grounds {
+        Grounds::Majority(votes) => {
+            info!(%vm, %generation, votes, t_mono_us, "Claim recorded by majority");
+        }
+        Grounds::Pacemaker => {
+            info!(%vm, %generation, t_mono_us, "Claim recorded on Pacemaker's word");
+        }
+    }
+}
