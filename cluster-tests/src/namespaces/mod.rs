@@ -274,6 +274,14 @@ impl Bed for Namespaces {
         node.cgroup.thaw()
     }
 
+    fn start_cluster(&self) -> Result<()> {
+        Namespaces::start_cluster(self)
+    }
+
+    fn start_cluster_on(&self, node: &str) -> Result<()> {
+        Namespaces::start_cluster_on(self, node)
+    }
+
     fn collect_journals(&self, into: &Path) -> Result<()> {
         journals::collect(&self.machinery, into)
     }
