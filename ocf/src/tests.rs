@@ -122,3 +122,11 @@ fn a_last_holder_nothing_is_known_of_forbids_a_boot() {
     };
     assert_eq!(may_boot(&spoke, &own), Ok(()));
 }
+
+#[test]
+fn the_example_description_is_accepted() {
+    let text = include_str!("../../packaging/examples/vm.toml");
+    let path = std::path::Path::new("packaging/examples/vm.toml");
+    let config = kemari_api::config::VmConfig::parse(path, text).unwrap();
+    assert_eq!(config.vm.name.as_str(), "vm");
+}
