@@ -105,7 +105,7 @@ impl DirtyPages {
 
     /// Adds the pages of a bitmap whose bit 0 is page `first`; bits from `pages` on are ignored.
     pub(crate) fn insert_bitmap(&mut self, first: PageIndex, pages: u64, bitmap: &[u64]) {
-        let aligned = first.0 % 64 == 0 && pages % 64 == 0;
+        let aligned = first.0.is_multiple_of(64) && pages.is_multiple_of(64);
         if aligned {
             let start = word_of(first);
             let whole = usize::try_from(pages / 64).unwrap_or(usize::MAX);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What two machines must have in common for the state of one to run in the other.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::MemorySize;
@@ -53,13 +55,13 @@ impl MachineFingerprint {
     /// equal may still have none.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<String> {
-        differ("State version", self.state_version, other.state_version)
-            .or_else(|| differ("Memory", self.memory, other.memory))
-            .or_else(|| differ("Number of vCPUs", self.vcpus, other.vcpus))
-            .or_else(|| differ("Devices", self.devices.join(" "), other.devices.join(" ")))
+        differ("State version", &self.state_version, &other.state_version)
+            .or_else(|| differ("Memory", &self.memory, &other.memory))
+            .or_else(|| differ("Number of vCPUs", &self.vcpus, &other.vcpus))
+            .or_else(|| differ("Devices", &self.devices.join(" "), &other.devices.join(" ")))
             .or_else(|| self.cpuid_difference(other))
-            .or_else(|| differ("XSAVE size", self.xsave_bytes, other.xsave_bytes))
-            .or_else(|| differ("KVM_CAP_SREGS2", self.sregs2, other.sregs2))
+            .or_else(|| differ("XSAVE size", &self.xsave_bytes, &other.xsave_bytes))
+            .or_else(|| differ("KVM_CAP_SREGS2", &self.sregs2, &other.sregs2))
             .or_else(|| self.msr_difference(other))
             .or_else(|| self.tsc_difference(other))
     }
@@ -82,7 +84,7 @@ impl MachineFingerprint {
                             leaf.eax, leaf.ebx, leaf.ecx, leaf.edx
                         )
                     };
-                    return differ(&name(mine), show(mine), show(&theirs));
+                    return differ(&name(mine), &show(mine), &show(&theirs));
                 }
                 Some(_) => {}
             }
@@ -110,11 +112,11 @@ impl MachineFingerprint {
         if scales || !far {
             return None;
         }
-        differ("TSC frequency in kHz", self.tsc_khz, other.tsc_khz)
+        differ("TSC frequency in kHz", &self.tsc_khz, &other.tsc_khz)
     }
 }
 
-fn differ<T: PartialEq + std::fmt::Display>(name: &str, here: T, there: T) -> Option<String> {
+fn differ<T: PartialEq + Display>(name: &str, here: &T, there: &T) -> Option<String> {
     (here != there).then(|| format!("{name}: {here} here, {there} there"))
 }
 

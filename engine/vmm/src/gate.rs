@@ -126,6 +126,8 @@ impl Gate {
     pub(crate) fn ask_run(&self) {
         let mut state = self.lock();
         if !state.ended {
+            // Who waited for console room before a pause asks for it anew after it.
+            state.wakes = state.wakes.wrapping_add(1);
             self.want(&mut state, Wanted::Run);
         }
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bare guests on real KVM: boot, console, power-off, reset, crash, pause.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod common;
 

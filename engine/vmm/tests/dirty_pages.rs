@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tracking changed pages on real KVM.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kernels and machines that cannot be used are refused with the reason and the remedy.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod common;
 

@@ -180,7 +180,7 @@ impl Loading<'_> {
     }
 
     fn zero(&self, segment: &Segment) -> Result<(), BootError> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut at = segment.address.saturating_add(segment.file_size);
         while at < segment.end() {
             let step = (segment.end() - at).min(ZEROS.len() as u64);

@@ -105,11 +105,11 @@ impl Entry {
 }
 
 fn set_system_registers(sregs: &mut kvm_sregs, mode: Mode) {
-    let data = segment(DATA_SELECTOR, Kind::Data);
-    sregs.cs = segment(CODE_SELECTOR, Kind::Code(mode));
+    let data = segment(DATA_SELECTOR, &Kind::Data);
+    sregs.cs = segment(CODE_SELECTOR, &Kind::Code(mode));
     (sregs.ds, sregs.es, sregs.fs) = (data, data, data);
     (sregs.gs, sregs.ss) = (data, data);
-    sregs.tr = segment(TASK_SELECTOR, Kind::Task);
+    sregs.tr = segment(TASK_SELECTOR, &Kind::Task);
     sregs.gdt.base = GDT;
     sregs.gdt.limit = u16::try_from(GDT_ENTRIES * 8 - 1).unwrap_or(u16::MAX);
     sregs.idt.base = IDT;
@@ -132,9 +132,9 @@ enum Kind {
 }
 
 /// A flat segment as the CPU caches it. 4 GiB in units of pages; the task state has its 104 bytes.
-fn segment(selector: u16, kind: Kind) -> kvm_segment {
+fn segment(selector: u16, kind: &Kind) -> kvm_segment {
     let (type_, long, task) = match kind {
-        Kind::Code(mode) => (0xb, u8::from(mode == Mode::Long), false),
+        Kind::Code(mode) => (0xb, u8::from(*mode == Mode::Long), false),
         Kind::Data => (0x3, 0, false),
         Kind::Task => (0xb, 0, true),
     };

@@ -40,7 +40,7 @@ macro_rules! guest {
                     end = out(reg) end,
                     options(att_syntax, pure, nomem, nostack)
                 );
-                std::slice::from_raw_parts(start, end.offset_from(start) as usize)
+                std::slice::from_raw_parts(start, end.offset_from(start).cast_unsigned())
             }
         }
     };
@@ -221,8 +221,8 @@ pub fn write_elf(code: &[u8]) -> NamedTempFile {
 }
 
 pub fn elf(code: &[u8]) -> Vec<u8> {
-    const NOTE_AT: u64 = 0x200;
-    const CODE_AT: u64 = 0x1000;
+    const NOTE_AT: u32 = 0x200;
+    const CODE_AT: u32 = 0x1000;
     let mut elf = Vec::new();
     elf.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     elf.extend([2u16, 62].map(u16::to_le_bytes).concat());
@@ -243,13 +243,19 @@ pub fn elf(code: &[u8]) -> Vec<u8> {
         );
     };
     let size = code.len() as u64;
-    header(1, CODE_AT, LOAD_ADDRESS.into(), size, size + 0x1_0000);
-    header(4, NOTE_AT, 0, 20, 20);
-    elf.resize(NOTE_AT as usize, 0);
+    header(
+        1,
+        CODE_AT.into(),
+        LOAD_ADDRESS.into(),
+        size,
+        size + 0x1_0000,
+    );
+    header(4, NOTE_AT.into(), 0, 20, 20);
+    elf.resize(NOTE_AT.try_into().unwrap(), 0);
     elf.extend([4u32, 4, 18].map(u32::to_le_bytes).concat());
     elf.extend(b"Xen\0");
     elf.extend(LOAD_ADDRESS.to_le_bytes());
-    elf.resize(CODE_AT as usize, 0);
+    elf.resize(CODE_AT.try_into().unwrap(), 0);
     elf.extend(code);
     elf
 }

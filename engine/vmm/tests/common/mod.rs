@@ -2,6 +2,7 @@
 //! What the tests on real KVM share: bare guests written in assembly, a console that remembers, and
 //! a machine around them.
 #![allow(dead_code, reason = "each test program uses a part")]
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 pub mod guests;
 
@@ -37,6 +38,10 @@ pub struct Recorder {
 struct Recorded {
     bytes: Vec<u8>,
     limit: usize,
+    /// In step mode: how often there is room still.
+    steps: Option<usize>,
+    /// How often there was none.
+    denials: usize,
 }
 
 impl Recorder {
@@ -45,6 +50,8 @@ impl Recorder {
             state: Mutex::new(Recorded {
                 bytes: Vec::new(),
                 limit: usize::MAX,
+                steps: None,
+                denials: 0,
             }),
             grown: Condvar::new(),
         })
@@ -53,6 +60,23 @@ impl Recorder {
     /// From now on there is room until `limit` bytes were written in all.
     pub fn limit(&self, limit: usize) {
         self.state.lock().unwrap().limit = limit;
+    }
+
+    /// From now on there is room for `count` entries into the guest, that is, exits of it.
+    pub fn allow_exits(&self, count: usize) {
+        let mut state = self.state.lock().unwrap();
+        state.steps = Some(count);
+        state.denials = 0;
+    }
+
+    /// Waits until the allowed exits are used up.
+    pub fn wait_for_denial(&self) {
+        let state = self.state.lock().unwrap();
+        let (_state, timeout) = self
+            .grown
+            .wait_timeout_while(state, LONG, |state| state.denials == 0)
+            .unwrap();
+        assert!(!timeout.timed_out(), "the guest does not exit");
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -86,8 +110,20 @@ impl ConsoleOutput for Recorder {
     }
 
     fn has_room(&self) -> bool {
-        let state = self.state.lock().unwrap();
-        state.bytes.len() < state.limit
+        let mut state = self.state.lock().unwrap();
+        let room = match &mut state.steps {
+            Some(0) => false,
+            Some(count) => {
+                *count -= 1;
+                true
+            }
+            None => state.bytes.len() < state.limit,
+        };
+        if !room {
+            state.denials += 1;
+            self.grown.notify_all();
+        }
+        room
     }
 }
 
