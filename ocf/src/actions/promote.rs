@@ -3,13 +3,19 @@
 //!
 //! It returns when the replica says itself that it is active.
 
+use std::time::Duration;
+
 use kemari_api::Role;
+use tokio::time::{Instant, sleep};
 
 use crate::assigned::Assigned;
 use crate::cluster::{self, Answer};
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
 use crate::instance::Instance;
+
+/// How often an absent agent is looked for.
+const BETWEEN_QUESTIONS: Duration = Duration::from_millis(200);
 
 /// Promotes through the agent and checks.
 pub(super) async fn run(instance: &Instance) -> Outcome {
@@ -21,8 +27,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         }
         Engine::Dead(reason) | Engine::Mute(reason) => return Err(Failure::generic(reason)),
     };
-    instance.waits_for(format!("kemari-agent to promote VM {}", instance.vm));
-    match cluster::promote(&instance.vm).await {
+    match ask(instance, status.role).await {
         Answer::Done => {}
         Answer::Absent(remedy) if status.role == Role::Active => warn(remedy),
         Answer::Absent(remedy) => return Err(Failure::generic(remedy)),
@@ -39,4 +44,18 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     let engine = Engine::Answers(Box::new(status));
     instance.refresh_score(&engine).await;
     Ok(Code::Success)
+}
+
+/// An agent that is away may be on its way: started with the node, restarted by an upgrade.
+async fn ask(instance: &Instance, role: Role) -> Answer {
+    instance.waits_for(format!("kemari-agent to promote VM {}", instance.vm));
+    let patience = Instant::now() + instance.budget / 4;
+    loop {
+        let answer = cluster::promote(&instance.vm).await;
+        let absent = matches!(answer, Answer::Absent(_));
+        if !absent || role == Role::Active || Instant::now() >= patience {
+            return answer;
+        }
+        sleep(BETWEEN_QUESTIONS).await;
+    }
 }
