@@ -45,6 +45,16 @@ pub fn ensure() -> Result<LinuxGuest> {
     })
 }
 
+impl LinuxGuest {
+    /// The kernel as an ELF file with a PVH entry note, which needs no decompression by the guest.
+    ///
+    /// # Errors
+    /// When `lz4` is missing.
+    pub fn vmlinux(&self) -> Result<PathBuf> {
+        kernel::fetch(Flavour::Cloud)?.vmlinux()
+    }
+}
+
 /// The kernel command line for a VMM with 1 vCPU, a serial port, and neither ACPI tables nor a PCI bus.
 ///
 /// `interval_ms` is the pause between two lines of the ledger; 0 is none.

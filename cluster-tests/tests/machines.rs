@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::machines::Machines;
 
@@ -30,14 +31,13 @@ fn step(begin: Instant, what: &str) {
 }
 
 /// Waits until `crm_mon` on `observer` shows that `node` is gone.
-fn wait_lost(bed: &Machines, observer: &str, node: &str) {
-    let online = format!("<node name=\"{node}\"");
+fn wait_lost(bed: &Machines, observer: &str, node: &str) -> Result<()> {
+    let name = format!("<node name=\"{node}\"");
     bed.wait_for_status(observer, &format!("{node} offline"), |status| {
         status
             .lines()
-            .any(|line| line.contains(&online) && line.contains("online=\"false\""))
+            .any(|line| line.contains(&name) && line.contains("online=\"false\""))
     })
-    .unwrap();
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn machines_are_a_cluster_and_survive_losses() {
     }
     step(begin, "KVM works in every node");
 
-    commands(&bed);
+    commands(&bed).unwrap();
     step(begin, "commands work");
 
     bed.write("node3", "/var/tmp/kept", b"kept\n", 0o640)
@@ -84,7 +84,7 @@ fn machines_are_a_cluster_and_survive_losses() {
     bed.kill("node3").unwrap();
     assert!(!bed.is_on("node3").unwrap());
     assert!(bed.exec("node3", &["true"]).is_err());
-    wait_lost(&bed, "node1", "node3");
+    wait_lost(&bed, "node1", "node3").unwrap();
     step(begin, "node3 killed, its loss noticed");
     bed.power_on("node3").unwrap();
     assert_eq!(
@@ -95,15 +95,15 @@ fn machines_are_a_cluster_and_survive_losses() {
     step(begin, "node3 online again, its disk as it was");
 
     bed.cut("node2").unwrap();
-    wait_lost(&bed, "node1", "node2");
-    wait_lost(&bed, "node2", "node1");
+    wait_lost(&bed, "node1", "node2").unwrap();
+    wait_lost(&bed, "node2", "node1").unwrap();
     step(begin, "node2 cut off, noticed on both sides");
     bed.heal("node2").unwrap();
     bed.wait_online(&all).unwrap();
     step(begin, "node2 healed");
 
     bed.freeze("node2").unwrap();
-    wait_lost(&bed, "node1", "node2");
+    wait_lost(&bed, "node1", "node2").unwrap();
     bed.thaw("node2").unwrap();
     bed.wait_online(&all).unwrap();
     step(begin, "node2 frozen, thawed, online again");
@@ -128,11 +128,9 @@ fn machines_are_a_cluster_and_survive_losses() {
 }
 
 /// What the command channel promises, also while the network is cut.
-fn commands(bed: &Machines) {
-    bed.cut("node2").unwrap();
-    let result = bed
-        .exec("node2", &["sh", "-c", "echo out; echo err >&2; exit 3"])
-        .unwrap();
+fn commands(bed: &Machines) -> Result<()> {
+    bed.cut("node2")?;
+    let result = bed.exec("node2", &["sh", "-c", "echo out; echo err >&2; exit 3"])?;
     assert_eq!(
         (
             result.status,
@@ -141,13 +139,11 @@ fn commands(bed: &Machines) {
         ),
         (3, "out\n", "err\n")
     );
-    bed.heal("node2").unwrap();
-    let killed = bed.exec("node1", &["sh", "-c", "kill -9 $$"]).unwrap();
+    bed.heal("node2")?;
+    let killed = bed.exec("node1", &["sh", "-c", "kill -9 $$"])?;
     assert_eq!(killed.status, 137);
-    assert_eq!(bed.exec("node1", &["no-such-program"]).unwrap().status, 127);
-    let late = bed
-        .exec_within("node1", &["sleep", "1000"], Duration::from_millis(200))
-        .unwrap();
+    assert_eq!(bed.exec("node1", &["no-such-program"])?.status, 127);
+    let late = bed.exec_within("node1", &["sleep", "1000"], Duration::from_millis(200))?;
     assert_eq!(late.status, 124);
     // A command that does not end holds up nobody.
     std::thread::scope(|scope| {
@@ -164,12 +160,15 @@ fn commands(bed: &Machines) {
         for _ in 0..3 {
             assert_eq!(said(bed, "node1", "echo quick"), "quick");
         }
-        bed.write("node1", "/run/go", b"", 0o600).unwrap();
-        assert_eq!(slow.join().unwrap().unwrap().stdout, "went\n");
-    });
+        bed.write("node1", "/run/go", b"", 0o600)?;
+        let slow = slow.join().expect("it does not panic")?;
+        ensure!(slow.stdout == "went\n", "{slow:?}");
+        Ok(())
+    })?;
     let large: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
-    bed.write("node1", "/run/large", &large, 0o600).unwrap();
+    bed.write("node1", "/run/large", &large, 0o600)?;
     assert_eq!(said(bed, "node1", "stat -c %s /run/large"), "3000000");
-    let output = bed.exec("node1", &["base64", "-w0", "/run/large"]).unwrap();
+    let output = bed.exec("node1", &["base64", "-w0", "/run/large"])?;
     assert_eq!(output.stdout.len(), 4_000_000);
+    Ok(())
 }

@@ -85,7 +85,7 @@ pub(crate) struct Hardware {
     pub(crate) node: String,
     pub(crate) acceleration: Acceleration,
     pub(crate) memory_mib: u32,
-    pub(crate) vmlinuz: PathBuf,
+    pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     /// In the order that `init.sh` knows.
     pub(crate) shared_images: [PathBuf; 3],
@@ -127,7 +127,7 @@ impl Hardware {
             .args(["-display", "none", "-machine", "pc,vmport=off"])
             .args(self.acceleration.arguments())
             .args(["-smp", "1", "-m", &self.memory_mib.to_string()])
-            .args(["-kernel", &text(&self.vmlinuz)])
+            .args(["-kernel", &text(&self.kernel)])
             .args(["-initrd", &text(&self.initramfs)])
             .args(["-append", &self.kernel_command_line()])
             .args([
@@ -180,7 +180,7 @@ impl Hardware {
 
     fn kernel_command_line(&self) -> String {
         format!(
-            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr audit=0 net.ifnames=0 \
+            "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr audit=0 cryptomgr.notests net.ifnames=0 \
              systemd.show_status=no bed.address={} {}",
             self.address,
             self.acceleration.kernel_options()

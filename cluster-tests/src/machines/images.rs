@@ -82,6 +82,7 @@ const MASKED: &[&str] = &[
     "systemd-sysctl.service",
     "systemd-sysusers.service",
     "systemd-tmpfiles-clean.timer",
+    "systemd-tmpfiles-setup-dev.service",
     "systemd-udev-settle.service",
     "systemd-udev-trigger.service",
     "systemd-udevd-control.socket",

@@ -154,6 +154,7 @@ impl Builder {
             images::shared("modules", &kernel.modules)?,
             images::shared("site", &site)?,
         ];
+        let vmlinux = kernel.vmlinux()?;
         let supervisor = Supervisor::start()?;
         let directory = supervisor.run_directory().to_owned();
         let initramfs = directory.join("initramfs");
@@ -183,7 +184,7 @@ impl Builder {
                     node: node.clone(),
                     acceleration,
                     memory_mib: self.memory_mib,
-                    vmlinuz: kernel.vmlinuz.clone(),
+                    kernel: vmlinux.clone(),
                     initramfs: initramfs.clone(),
                     shared_images: shared_images.clone(),
                     disk,
@@ -347,6 +348,14 @@ impl Bed for Machines {
 
     fn thaw(&self, node: &str) -> Result<()> {
         self.machinery.node(node)?.powered()?.thaw()
+    }
+
+    fn start_cluster(&self) -> Result<()> {
+        Machines::start_cluster(self)
+    }
+
+    fn start_cluster_on(&self, node: &str) -> Result<()> {
+        Machines::start_cluster_on(self, node)
     }
 
     fn collect_journals(&self, into: &Path) -> Result<()> {
