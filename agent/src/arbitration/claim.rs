@@ -4,7 +4,9 @@
 //! A claim names the generation after the one the claimant's replica has. Of two claims of the
 //! same generation at most one finds a majority, because an agent records one only; a claim that
 //! builds on an old generation finds none, because every majority contains an agent that recorded
-//! the newer one. A vote is spoken of only once it is durable.
+//! the newer one. A cold start builds on nothing, so it names whose turn it was before and needs
+//! that node's vote, which is not given while an engine there may still be starting. A vote is
+//! spoken of only once it is durable.
 
 use std::collections::BTreeSet;
 
@@ -21,6 +23,8 @@ use super::{Action, Command, Grounds};
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
     pub record: Record,
+    /// For a cold start, whose turn it was before.
+    pub after: Option<Record>,
     /// Pacemaker's word takes the place of a majority: this agent's own record suffices.
     pub alone: bool,
     /// Agents that have recorded it.
@@ -51,8 +55,12 @@ impl Vm {
             holder: cluster.node.clone(),
             purpose,
         };
+        let after = (purpose == Purpose::ColdStart)
+            .then(|| self.turn_before(cluster).cloned())
+            .flatten();
         self.claim = Some(Claim {
             record: record.clone(),
+            after: after.clone(),
             alone,
             votes: BTreeSet::new(),
             refusals: BTreeSet::new(),
@@ -61,7 +69,7 @@ impl Vm {
         if alone {
             self.vote_for_own(cluster, record, out);
         } else {
-            out.push(Action::Multicast(Message::Claim(record)));
+            out.push(Action::Multicast(Message::Claim { record, after }));
         }
     }
 
@@ -86,6 +94,7 @@ impl Vm {
         cluster: &Cluster,
         from: &NodeName,
         claim: Record,
+        after: Option<&Record>,
         out: &mut Vec<Action>,
     ) {
         if *from != claim.holder || !cluster.configured.contains(from) || !cluster.quorate {
@@ -96,7 +105,7 @@ impl Vm {
                         has no records yet";
             return self.note(out, text.to_owned());
         }
-        if let Some((newest, holder)) = self.against(cluster, &claim) {
+        if let Some((newest, holder)) = self.against(cluster, &claim, after) {
             let refusal = Message::Refused {
                 claim,
                 newest,
@@ -113,19 +122,27 @@ impl Vm {
     }
 
     /// What speaks against recording a claim: who holds which generation instead.
-    fn against(&self, cluster: &Cluster, claim: &Record) -> Option<(Generation, NodeName)> {
+    fn against(
+        &self,
+        cluster: &Cluster,
+        claim: &Record,
+        after: Option<&Record>,
+    ) -> Option<(Generation, NodeName)> {
         if let Some(known) = &self.record
-            && (known.generation > claim.generation
-                || (known.generation == claim.generation && known.holder != claim.holder))
+            && known.holder != claim.holder
+            && (known.generation >= claim.generation || surprises(known, claim, after))
         {
             return Some((known.generation, known.holder.clone()));
         }
-        let runs_here = self
-            .local
+        if let Some(known) = self
+            .record
             .as_ref()
-            .filter(|local| local.role == Role::Active && claim.holder != cluster.node);
-        if let Some(local) = runs_here {
-            return Some((local.generation, cluster.node.clone()));
+            .filter(|k| k.generation > claim.generation)
+        {
+            return Some((known.generation, known.holder.clone()));
+        }
+        if let Some(generation) = self.used_here(cluster, claim) {
+            return Some((generation, cluster.node.clone()));
         }
         self.others
             .iter()
@@ -135,6 +152,35 @@ impl Vm {
                     && status.generation >= claim.generation
             })
             .map(|(node, status)| (status.generation, node.clone()))
+    }
+
+    /// The generation with which this node's own replica is active, or about to be, when another
+    /// node claims.
+    fn used_here(&self, cluster: &Cluster, claim: &Record) -> Option<Generation> {
+        if claim.holder == cluster.node {
+            return None;
+        }
+        let ordered = self.order.as_ref().map(|order| order.generation);
+        let claimed = self
+            .claim
+            .as_ref()
+            .map(|own| own.record.generation)
+            .filter(|own| *own != claim.generation);
+        let active = self
+            .local
+            .as_ref()
+            .filter(|local| local.role == Role::Active)
+            .map(|local| local.generation);
+        ordered.or(claimed).or(active)
+    }
+
+    /// The newest record known to this agent; among those of one generation another node's, which
+    /// has to be asked.
+    pub(super) fn turn_before(&self, cluster: &Cluster) -> Option<&Record> {
+        self.heard
+            .values()
+            .chain(&self.record)
+            .max_by_key(|record| (record.generation, record.holder != cluster.node))
     }
 
     /// A record of this agent is durable: it may be spoken of, and it counts for its own claim.
@@ -189,15 +235,24 @@ impl Vm {
         }
         let counted = |nodes: &BTreeSet<NodeName>| nodes.intersection(&cluster.configured).count();
         let votes = counted(&claim.votes);
-        let own = claim.votes.contains(&cluster.node);
+        let own =
+            claim.votes.contains(&cluster.node) && self.record.as_ref() == Some(&claim.record);
+        let agreed = claim
+            .after
+            .as_ref()
+            .is_none_or(|after| claim.votes.contains(&after.holder));
         let nodes = cluster.configured.len();
         if own && claim.alone {
             self.won(Grounds::Pacemaker, out);
-        } else if own && votes >= cluster.majority() {
+        } else if own && agreed && votes >= cluster.majority() {
             self.won(Grounds::Majority(votes), out);
         } else if claim.alone && !claim.refusals.is_empty()
             || nodes < cluster.majority() + counted(&claim.refusals)
             || claim.refusals.contains(&cluster.node)
+            || claim
+                .after
+                .as_ref()
+                .is_some_and(|after| claim.refusals.contains(&after.holder))
         {
             self.lost(out);
         }
@@ -275,7 +330,10 @@ impl Vm {
     /// Repeats the claim, for agents that could not vote when it was first made.
     pub(super) fn repeat_claim(&self, out: &mut Vec<Action>) {
         if let Some(claim) = self.claim.as_ref().filter(|claim| !claim.alone) {
-            out.push(Action::Multicast(Message::Claim(claim.record.clone())));
+            out.push(Action::Multicast(Message::Claim {
+                record: claim.record.clone(),
+                after: claim.after.clone(),
+            }));
         }
     }
 
@@ -292,4 +350,13 @@ impl Vm {
             .as_ref()
             .is_some_and(|local| local.role == Role::Active && local.licence == Licence::Solo)
     }
+}
+
+/// A cold start builds on nothing, so a turn its claimant does not know of may still be going on.
+fn surprises(known: &Record, claim: &Record, after: Option<&Record>) -> bool {
+    claim.purpose == Purpose::ColdStart
+        && after.is_none_or(|after| {
+            known.generation > after.generation
+                || (known.generation == after.generation && known.holder != after.holder)
+        })
 }

@@ -55,8 +55,14 @@ pub enum Message {
         /// The generation the engine last had.
         generation: Generation,
     },
-    /// The sender asks every agent to record this; it must be the holder.
-    Claim(Record),
+    /// The sender asks every agent to record something; it must be the holder.
+    Claim {
+        /// What.
+        record: Record,
+        /// For a cold start, the newest record the sender knows: whose turn it was before. That
+        /// node must agree. An agent that knows of another turn refuses.
+        after: Option<Record>,
+    },
     /// The sender has recorded this durably.
     Recorded(Record),
     /// The sender will not record `claim`.
@@ -127,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_way() {
-        let message = Message::Claim(record());
+        let message = Message::Recorded(record());
         let bytes = message.encode().unwrap();
         assert_eq!(bytes.first(), Some(&VERSION));
         assert_eq!(Message::decode(&bytes).unwrap(), message);
@@ -135,7 +141,7 @@ mod tests {
 
     #[test]
     fn another_version_is_named_and_not_guessed_at() {
-        let mut bytes = Message::Claim(record()).encode().unwrap();
+        let mut bytes = Message::Recorded(record()).encode().unwrap();
         *bytes.first_mut().unwrap() = 9;
         let text = Message::decode(&bytes).unwrap_err().to_string();
         assert!(text.contains("version 9"), "{text}");

@@ -196,7 +196,7 @@ impl Vm {
 
     fn verdict_cold_start(&self, cluster: &Cluster) -> Verdict {
         let vm = &self.name;
-        if let Some((node, state)) = self.better_copy() {
+        if let Some((node, state)) = self.better_copy(cluster) {
             let remedy = if cluster.speaks(node) {
                 "promote that one"
             } else {
@@ -206,9 +206,11 @@ impl Vm {
                 "Node {node} has the state of VM {vm} ({state}), this replica has none: {remedy}"
             ));
         }
-        if let Some(holder) = self.unheard_holder(cluster) {
+        let before = self.turn_before(cluster).map(|record| &record.holder);
+        if let Some(holder) = before.filter(|holder| !cluster.speaks(holder)) {
             return wait(format!(
-                "Node {holder} ran VM {vm} last and has not been heard since: start that node"
+                "Node {holder} ran VM {vm} last and its agent is not there to say that it has \
+                 ended: start that node"
             ));
         }
         if cluster.voters() < cluster.majority() {
@@ -227,28 +229,21 @@ impl Vm {
         }
     }
 
-    /// Another replica that has state: active, or passive with the newest generation.
-    fn better_copy(&self) -> Option<(&NodeName, Role)> {
+    /// Another replica that has state: active, or passive with the newest generation or the right
+    /// to the next.
+    fn better_copy(&self, cluster: &Cluster) -> Option<(&NodeName, Role)> {
         let newest = self.newest_generation();
+        let next = self.turn_before(cluster).map(|record| &record.holder);
         self.others
             .iter()
-            .find(|(_, status)| match status.role {
+            .find(|(node, status)| match status.role {
                 Role::Active => true,
-                Role::Passive => status.in_sync && status.generation >= newest,
+                Role::Passive => {
+                    status.in_sync && (status.generation >= newest || next == Some(*node))
+                }
                 Role::Waiting | Role::Outdated => false,
             })
             .map(|(node, status)| (node, status.role))
-    }
-
-    /// The newest holder on record, if it is another node of which nothing was heard since this
-    /// agent started.
-    fn unheard_holder(&self, cluster: &Cluster) -> Option<&NodeName> {
-        self.heard
-            .values()
-            .chain(&self.record)
-            .max_by_key(|record| record.generation)
-            .map(|record| &record.holder)
-            .filter(|holder| **holder != cluster.node && !cluster.heard.contains(holder))
     }
 
     fn outdated(&self, cluster: &Cluster, generation: Generation) -> String {

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The shipped state machine in a model cluster: chosen scenarios, and random histories.
+
+#[path = "arbitration/safety.rs"]
+mod safety;
+#[path = "arbitration/scenarios.rs"]
+mod scenarios;
+#[path = "arbitration/world.rs"]
+mod world;

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The decisions of design.md's table, one by one.
+
+use kemari_api::{Licence, Role};
+
+use super::world::{World, name, vm};
+
+const PAIRED: Option<(Role, Licence)> = Some((Role::Active, Licence::Paired));
+const SOLO: Option<(Role, Licence)> = Some((Role::Active, Licence::Solo));
+const PASSIVE: Option<(Role, Licence)> = Some((Role::Passive, Licence::None));
+const WAITING: Option<(Role, Licence)> = Some((Role::Waiting, Licence::None));
+
+/// n1 active and paired with n2.
+fn pair(nodes: usize) -> World {
+    let mut world = World::new(nodes);
+    world.settle(1);
+    let request = world.promote(0);
+    world.settle(3);
+    assert_eq!(world.answers.get(&request), Some(&Ok(())));
+    assert_eq!((world.role(0), world.role(1)), (PAIRED, PASSIVE));
+    world
+}
+
+#[test]
+fn a_cold_start_is_granted_and_finds_a_passive_replica() {
+    pair(2);
+    pair(3);
+    pair(5);
+}
+
+#[test]
+fn a_lost_node_is_taken_over_without_being_asked() {
+    let mut world = pair(3);
+    world.kill_node(0);
+    world.settle(0);
+    assert_eq!(world.role(1), SOLO);
+    let request = world.promote(1);
+    world.settle(0);
+    assert_eq!(
+        world.answers.get(&request),
+        Some(&Ok(())),
+        "the work is done"
+    );
+}
+
+#[test]
+fn a_node_that_returns_becomes_passive() {
+    let mut world = pair(3);
+    world.kill_node(0);
+    world.settle(0);
+    world.boot(0);
+    world.settle(2);
+    assert_eq!((world.role(0), world.role(1)), (PASSIVE, PAIRED));
+    world.kill_node(1);
+    world.settle(0);
+    assert_eq!(world.role(0), SOLO);
+}
+
+#[test]
+fn without_quorum_nothing_is_promoted() {
+    let mut world = pair(3);
+    world.kill_node(2);
+    world.kill_node(0);
+    let request = world.promote(1);
+    world.settle(5);
+    assert_eq!(world.role(1), PASSIVE);
+    assert_eq!(world.answers.get(&request), None, "it waits for quorum");
+    world.boot(2);
+    world.settle(2);
+    assert_eq!(world.role(1), SOLO);
+}
+
+#[test]
+fn an_engine_that_ended_is_taken_over_at_once_with_any_number_of_nodes() {
+    for nodes in [2, 3, 5] {
+        let mut world = pair(nodes);
+        world.kill_engine(0);
+        world.settle(0);
+        assert_eq!(world.role(1), SOLO, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn an_agent_that_vanished_says_nothing_about_its_engine() {
+    let mut world = pair(3);
+    world.kill_agent(0);
+    world.settle(3);
+    assert_eq!((world.role(0), world.role(1)), (PAIRED, PASSIVE));
+}
+
+#[test]
+fn two_nodes_leave_a_lost_node_to_pacemaker() {
+    let mut world = pair(2);
+    world.kill_node(0);
+    world.settle(3);
+    assert_eq!(world.role(1), PASSIVE);
+    let request = world.promote(1);
+    world.settle(0);
+    assert_eq!(world.answers.get(&request), Some(&Ok(())));
+    assert_eq!(world.role(1), SOLO);
+}
+
+#[test]
+fn a_node_cut_off_and_back_finds_itself_outdated() {
+    let mut world = pair(3);
+    world.isolate(0);
+    world.settle(1);
+    assert_eq!(world.role(0), Some((Role::Active, Licence::Cut)));
+    assert_eq!(world.role(1), SOLO);
+    world.heal();
+    world.settle(0);
+    assert_eq!(world.role(0), Some((Role::Outdated, Licence::None)));
+    let request = world.promote(0);
+    world.settle(0);
+    let refusal = world.answers.get(&request).cloned().unwrap().unwrap_err();
+    assert!(
+        refusal.contains("outdated") && refusal.contains("n2"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn the_active_goes_solo_on_pacemakers_word_only() {
+    for nodes in [2, 3] {
+        let mut world = pair(nodes);
+        world.kill_node(1);
+        world.settle(4);
+        assert_eq!(world.role(0), Some((Role::Active, Licence::Cut)));
+        world.passive_gone(0, 1);
+        world.settle(0);
+        assert_eq!(world.role(0), SOLO, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn a_word_that_comes_first_is_remembered_and_a_wrong_one_forgotten() {
+    let mut world = pair(3);
+    world.passive_gone(0, 1);
+    world.settle(1);
+    assert_eq!(world.role(0), PAIRED);
+    world.kill_engine(1);
+    world.settle(1);
+    assert_eq!(world.role(0), SOLO, "kept for a while");
+
+    let mut world = pair(3);
+    world.passive_gone(0, 1);
+    world.settle(5);
+    world.isolate(1);
+    world.settle(5);
+    assert_eq!(world.role(0), Some((Role::Active, Licence::Cut)));
+}
+
+#[test]
+fn a_passive_replica_stays_so_while_the_other_runs() {
+    let mut world = pair(3);
+    let request = world.promote(1);
+    world.settle(5);
+    let refusal = world.answers.get(&request).cloned().unwrap().unwrap_err();
+    assert!(
+        refusal.contains("n1") && refusal.contains("demote"),
+        "{refusal}"
+    );
+    assert_eq!((world.role(0), world.role(1)), (PAIRED, PASSIVE));
+}
+
+#[test]
+fn a_handover_is_demote_then_promote() {
+    for nodes in [2, 3] {
+        let mut world = pair(nodes);
+        world.demote(0);
+        world.settle(3);
+        assert_eq!(
+            (world.role(0), world.role(1)),
+            (WAITING, PASSIVE),
+            "not unasked"
+        );
+        let request = world.promote(1);
+        world.settle(2);
+        assert_eq!(world.answers.get(&request), Some(&Ok(())));
+        assert_eq!((world.role(0), world.role(1)), (PASSIVE, PAIRED));
+    }
+}
+
+#[test]
+fn a_cold_start_is_refused_while_another_node_may_have_the_state() {
+    let mut world = pair(3);
+    world.kill_engine(1);
+    world.start_engine(1);
+    world.settle(0);
+    world.kill_node(0);
+    world.settle(0);
+    // n2 has been resynchronised meanwhile or not; without state it must not boot anew.
+    if world.role(1) == WAITING {
+        let request = world.promote(1);
+        world.settle(5);
+        let refusal = world.answers.get(&request).cloned().unwrap().unwrap_err();
+        assert!(refusal.contains("n1"), "{refusal}");
+    }
+}
+
+#[test]
+fn an_agent_without_records_learns_before_it_votes() {
+    let mut world = World::new(3);
+    world.kill_node(2);
+    world.settle(0);
+    let mut fresh = World::new(3);
+    fresh.isolate(2);
+    let request = fresh.promote(0);
+    fresh.settle(3);
+    assert_eq!(
+        fresh.answers.get(&request),
+        None,
+        "{} was never heard",
+        name(2)
+    );
+    fresh.heal();
+    fresh.settle(3);
+    assert_eq!(fresh.answers.get(&request), Some(&Ok(())), "{}", vm());
+}

@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A model cluster: agents are the shipped [`Arbiter`], everything around them is modelled.
+//!
+//! Corosync delivers each message to all agents of a partition in one order, but each node handles
+//! its inbox at its own pace, so views are late. Engines pair, cut, release and take over as
+//! design.md says. `release` checks the two rules: the generation of what leaves never falls, has
+//! one holder, and nobody takes over from a state older than what left.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use kemari_agent::arbitration::message::Record;
+use kemari_agent::arbitration::{Action, Arbiter, Command, Event, RequestId};
+use kemari_api::replica::{Promotion, ReplicaStatus};
+use kemari_api::{Epoch, Generation, Licence, NodeName, Role, VmName};
+
+/// One engine process.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub pid: u32,
+    pub role: Role,
+    pub licence: Licence,
+    pub in_sync: bool,
+    pub generation: Generation,
+    pub peer: Option<usize>,
+    /// How far the guest has come in the state this replica holds.
+    pub state: u64,
+    /// The replication session it takes part in.
+    session: u32,
+}
+
+/// One node: what survives a crash is `disk` and `admitted`.
+#[derive(Debug, Default)]
+pub struct Node {
+    pub up: bool,
+    partition: u8,
+    agent: Option<Arbiter>,
+    pub engine: Option<Engine>,
+    disk: BTreeMap<VmName, Record>,
+    admitted: bool,
+    inbox: VecDeque<Event>,
+    orders: VecDeque<Action>,
+    writes: VecDeque<Option<Record>>,
+}
+
+/// The cluster.
+#[derive(Debug)]
+pub struct World {
+    pub nodes: Vec<Node>,
+    pub link: bool,
+    /// Highest generation with which an output left, who let it out, and how far the guest was.
+    released: (Generation, usize, u64),
+    promoted: BTreeMap<Generation, usize>,
+    pub answers: BTreeMap<RequestId, Result<(), String>>,
+    requests: u64,
+    pids: u32,
+}
+
+pub fn vm() -> VmName {
+    "vm".parse().unwrap()
+}
+
+pub fn name(node: usize) -> NodeName {
+    format!("n{}", node + 1).parse().unwrap()
+}
+
+fn index(name: &str) -> usize {
+    name.trim_start_matches('n').parse::<usize>().unwrap() - 1
+}
+
+impl World {
+    /// All nodes up, agents in the group, engines waiting on the first two.
+    pub fn new(nodes: usize) -> Self {
+        let mut world = Self {
+            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            link: true,
+            released: (Generation::default(), usize::MAX, 0),
+            promoted: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            requests: 0,
+            pids: 100,
+        };
+        for node in 0..nodes {
+            world.boot(node);
+        }
+        world
+    }
+
+    fn partition_of(&self, node: usize) -> Vec<usize> {
+        let own = self.nodes[node].partition;
+        (0..self.nodes.len())
+            .filter(|&other| self.nodes[other].up && self.nodes[other].partition == own)
+            .collect()
+    }
+
+    fn connected(&self, a: usize, b: usize) -> bool {
+        self.nodes[a].up && self.nodes[b].up && self.nodes[a].partition == self.nodes[b].partition
+    }
+
+    fn push(&mut self, node: usize, event: Event) {
+        if self.nodes[node].agent.is_some() {
+            self.nodes[node].inbox.push_back(event);
+        }
+    }
+
+    /// Corosync tells every node its membership; with two nodes each side is quorate.
+    fn tell_membership(&mut self) {
+        let configured = self.nodes.len();
+        for node in 0..configured {
+            let members = self.partition_of(node);
+            let quorate = configured == 2 || members.len() > configured / 2;
+            let event = Event::Quorum {
+                quorate,
+                members: members.into_iter().map(name).collect(),
+            };
+            self.push(node, event);
+        }
+        self.tell_group();
+    }
+
+    fn tell_group(&mut self) {
+        for node in 0..self.nodes.len() {
+            let agents: BTreeSet<NodeName> = self
+                .partition_of(node)
+                .into_iter()
+                .filter(|&other| self.nodes[other].agent.is_some())
+                .map(name)
+                .collect();
+            self.push(node, Event::Group(agents));
+        }
+    }
+
+    pub fn boot(&mut self, node: usize) {
+        if self.nodes[node].up {
+            return;
+        }
+        self.nodes[node].up = true;
+        self.nodes[node].partition = 0;
+        self.start_agent(node);
+        self.tell_membership();
+        if node < 2 {
+            self.start_engine(node);
+        }
+    }
+
+    pub fn kill_node(&mut self, node: usize) {
+        let old = &mut self.nodes[node];
+        *old = Node {
+            disk: std::mem::take(&mut old.disk),
+            admitted: old.admitted,
+            ..Node::default()
+        };
+        self.tell_membership();
+    }
+
+    pub fn start_agent(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        if !this.up || this.agent.is_some() {
+            return;
+        }
+        let records = this.disk.values().cloned().collect();
+        this.agent = Some(Arbiter::new(name(node), records, this.admitted));
+        let configured = (0..self.nodes.len()).map(name).collect();
+        self.push(node, Event::Configured(configured));
+        self.tell_membership();
+        self.say(node);
+    }
+
+    /// What it asked of the engine is in the socket and still happens.
+    pub fn kill_agent(&mut self, node: usize) {
+        while self.obey(node) {}
+        let this = &mut self.nodes[node];
+        this.agent = None;
+        this.inbox.clear();
+        this.writes.clear();
+        self.tell_group();
+    }
+
+    pub fn start_engine(&mut self, node: usize) {
+        self.pids += 1;
+        let this = &mut self.nodes[node];
+        if !this.up || this.engine.is_some() {
+            return;
+        }
+        this.engine = Some(Engine {
+            pid: self.pids,
+            role: Role::Waiting,
+            licence: Licence::None,
+            in_sync: false,
+            generation: Generation::default(),
+            peer: None,
+            state: 0,
+            session: 0,
+        });
+        self.say(node);
+    }
+
+    pub fn kill_engine(&mut self, node: usize) {
+        if self.nodes[node].engine.take().is_some() {
+            self.nodes[node].orders.clear();
+            self.push(node, Event::LocalEngineGone(vm()));
+        }
+    }
+
+    pub fn isolate(&mut self, node: usize) {
+        self.nodes[node].partition = u8::try_from(node + 1).unwrap();
+        self.tell_membership();
+    }
+
+    pub fn heal(&mut self) {
+        for node in &mut self.nodes {
+            node.partition = 0;
+        }
+        self.tell_membership();
+    }
+
+    /// The replica's own words go to its agent.
+    fn say(&mut self, node: usize) {
+        let Some(engine) = &self.nodes[node].engine else {
+            return;
+        };
+        let status = ReplicaStatus {
+            vm: vm(),
+            node: name(node),
+            pid: engine.pid,
+            role: engine.role,
+            licence: engine.licence,
+            in_sync: engine.in_sync,
+            running: true,
+            generation: engine.generation,
+            epoch: Epoch::new(engine.state),
+            peer: engine
+                .peer
+                .map(|peer| name(peer).to_string())
+                .unwrap_or_default(),
+            listen: format!("kemari:tcp:{}:4444", name(node)),
+            detail: String::new(),
+        };
+        self.push(node, Event::LocalReplica(status));
+    }
+
+    pub fn promote(&mut self, node: usize) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.push(node, Event::PromoteRequested { vm: vm(), request });
+        request
+    }
+
+    pub fn passive_gone(&mut self, node: usize, passive: usize) {
+        let event = Event::PassiveGoneReported {
+            vm: vm(),
+            node: name(passive),
+        };
+        self.push(node, event);
+    }
+
+    pub fn tick(&mut self, node: usize) {
+        self.push(node, Event::Tick);
+    }
+
+    /// One event of the node's inbox. Returns false if there was none.
+    pub fn deliver(&mut self, node: usize) -> bool {
+        let this = &mut self.nodes[node];
+        let (Some(agent), Some(event)) = (&mut this.agent, this.inbox.pop_front()) else {
+            return false;
+        };
+        for action in agent.handle(event) {
+            self.carry_out(node, action);
+        }
+        true
+    }
+
+    fn carry_out(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Multicast(message) => {
+                let from = name(node);
+                for other in self.partition_of(node) {
+                    let event = Event::Message {
+                        from: from.clone(),
+                        message: message.clone(),
+                    };
+                    self.push(other, event);
+                }
+            }
+            Action::WriteRecord(record) => self.nodes[node].writes.push_back(Some(record)),
+            Action::Admit => self.nodes[node].writes.push_back(None),
+            Action::Answer { request, result } => {
+                let again = self.answers.insert(request, result);
+                assert!(again.is_none(), "{request:?} answered twice");
+            }
+            Action::Note { .. } => {}
+            order => self.nodes[node].orders.push_back(order),
+        }
+    }
+
+    pub fn write(&mut self, node: usize) -> bool {
+        let this = &mut self.nodes[node];
+        match this.writes.pop_front() {
+            None => return false,
+            Some(None) => this.admitted = true,
+            Some(Some(record)) => {
+                let old = this.disk.insert(record.vm.clone(), record.clone());
+                if let Some(old) = old.filter(|old| old.generation == record.generation) {
+                    assert_eq!(old.holder, record.holder, "two votes for one generation");
+                }
+                self.push(node, Event::RecordWritten(record));
+            }
+        }
+        true
+    }
+
+    /// The engine does the next thing it was asked.
+    pub fn obey(&mut self, node: usize) -> bool {
+        let Some(order) = self.nodes[node].orders.pop_front() else {
+            return false;
+        };
+        let (command, done) = match order {
+            Action::Promote {
+                how, generation, ..
+            } => (Command::Promote, self.become_active(node, how, generation)),
+            Action::GoSolo { generation, .. } => (Command::GoSolo, self.go_solo(node, generation)),
+            Action::Outdate { generation, .. } => {
+                (Command::Outdate, self.outdate(node, generation))
+            }
+            Action::Protect { address, .. } => {
+                let peer = address.split(':').nth(2).map(index);
+                (Command::Protect, self.pair(node, peer.unwrap()))
+            }
+            other => panic!("{other:?} is none for an engine"),
+        };
+        self.say(node);
+        let result = if done { Ok(()) } else { Err("no".to_owned()) };
+        let answer = Event::EngineAnswered {
+            vm: vm(),
+            command,
+            result,
+        };
+        self.push(node, answer);
+        true
+    }
+
+    fn become_active(&mut self, node: usize, how: Promotion, generation: Generation) -> bool {
+        let released = self.released;
+        let Some(engine) = &mut self.nodes[node].engine else {
+            return false;
+        };
+        let fits = match how {
+            Promotion::TakeOver => engine.role == Role::Passive && engine.in_sync,
+            Promotion::ColdStart => engine.role == Role::Waiting,
+        };
+        if !fits || generation <= engine.generation {
+            return false;
+        }
+        if how == Promotion::TakeOver {
+            assert!(
+                engine.state >= released.2,
+                "n{} takes over generation {generation} from {} but {} has left",
+                node + 1,
+                engine.state,
+                released.2
+            );
+        } else {
+            engine.state = released.2 + 1;
+        }
+        engine.role = Role::Active;
+        engine.licence = Licence::Solo;
+        engine.in_sync = false;
+        engine.generation = generation;
+        self.right_of(node, generation);
+        true
+    }
+
+    fn go_solo(&mut self, node: usize, generation: Generation) -> bool {
+        let Some(engine) = &mut self.nodes[node].engine else {
+            return false;
+        };
+        let held = matches!(engine.licence, Licence::Cut | Licence::Paired);
+        if engine.role != Role::Active || !held || generation <= engine.generation {
+            return false;
+        }
+        engine.licence = Licence::Solo;
+        engine.in_sync = false;
+        engine.generation = generation;
+        engine.session = 0;
+        self.right_of(node, generation);
+        true
+    }
+
+    /// A generation is given once, and never after a newer one was.
+    fn right_of(&mut self, node: usize, generation: Generation) {
+        if let Some((newest, holder)) = self.promoted.last_key_value() {
+            assert!(
+                generation > *newest,
+                "n{} got {generation} after n{} got {newest}",
+                node + 1,
+                holder + 1
+            );
+        }
+        self.promoted.insert(generation, node);
+    }
+
+    fn outdate(&mut self, node: usize, generation: Generation) -> bool {
+        let Some(engine) = &mut self.nodes[node].engine else {
+            return false;
+        };
+        if generation > engine.generation && engine.role == Role::Active {
+            engine.role = Role::Outdated;
+            engine.licence = Licence::None;
+        }
+        true
+    }
+
+    fn pair(&mut self, node: usize, peer: usize) -> bool {
+        let Some(active) = self.nodes[node].engine.clone() else {
+            return false;
+        };
+        let reachable = self.link && self.connected(node, peer);
+        let Some(passive) = self.nodes[peer].engine.as_mut().filter(|_| reachable) else {
+            return false;
+        };
+        let willing = match passive.role {
+            Role::Waiting => true,
+            Role::Passive => passive.generation <= active.generation,
+            Role::Active | Role::Outdated => false,
+        };
+        if active.role != Role::Active || !willing || active.in_sync {
+            return false;
+        }
+        self.pids += 1;
+        passive.role = Role::Passive;
+        passive.in_sync = true;
+        passive.generation = active.generation;
+        passive.state = active.state;
+        passive.peer = Some(node);
+        passive.session = self.pids;
+        if let Some(active) = &mut self.nodes[node].engine {
+            active.licence = Licence::Paired;
+            active.in_sync = true;
+            active.peer = Some(peer);
+            active.session = self.pids;
+        }
+        self.say(peer);
+        true
+    }
+
+    fn in_contact(&self, node: usize) -> Option<usize> {
+        let active = self.nodes[node].engine.as_ref()?;
+        let peer = active.peer?;
+        let passive = self.nodes[peer].engine.as_ref()?;
+        let paired = passive.role == Role::Passive && passive.session == active.session;
+        (paired && active.session != 0 && self.link && self.connected(node, peer)).then_some(peer)
+    }
+
+    /// The guest runs a little and its output leaves if it may; or a lost contact is noticed.
+    pub fn run_guest(&mut self, node: usize) {
+        let peer = self.in_contact(node);
+        let Some(engine) = self.nodes[node].engine.as_mut() else {
+            return;
+        };
+        if engine.role != Role::Active {
+            return;
+        }
+        match (engine.licence, peer) {
+            (Licence::Solo, _) => {
+                engine.state += 1;
+                let (generation, state) = (engine.generation, engine.state);
+                self.release(node, generation, state);
+            }
+            (Licence::Paired | Licence::Cut, Some(peer)) => {
+                engine.state += 1;
+                engine.licence = Licence::Paired;
+                engine.in_sync = true;
+                let (generation, state) = (engine.generation, engine.state);
+                if let Some(passive) = &mut self.nodes[peer].engine {
+                    passive.state = state;
+                    passive.in_sync = true;
+                }
+                self.release(node, generation, state);
+            }
+            (Licence::Paired, None) => {
+                engine.licence = Licence::Cut;
+                engine.in_sync = false;
+                self.say(node);
+            }
+            _ => {}
+        }
+    }
+
+    fn release(&mut self, node: usize, generation: Generation, state: u64) {
+        let (newest, holder, _) = self.released;
+        assert!(
+            generation > newest || (generation == newest && holder == node),
+            "n{} lets out with generation {generation} after n{} with {newest}",
+            node + 1,
+            holder + 1
+        );
+        self.released = (generation, node, state);
+    }
+
+    /// Pacemaker demotes: the last checkpoint is committed if there is somebody to take it.
+    pub fn demote(&mut self, node: usize) {
+        let Some(engine) = self.nodes[node].engine.as_mut() else {
+            return;
+        };
+        if engine.role != Role::Active {
+            return;
+        }
+        engine.role = Role::Waiting;
+        engine.licence = Licence::None;
+        engine.in_sync = false;
+        engine.session = 0;
+        self.say(node);
+    }
+
+    /// Everything under way happens, with `ticks` passing; guests run.
+    pub fn settle(&mut self, ticks: usize) {
+        for round in 0..=ticks {
+            let mut busy = true;
+            while busy {
+                busy = false;
+                for node in 0..self.nodes.len() {
+                    busy |= self.deliver(node) | self.write(node) | self.obey(node);
+                }
+            }
+            for node in 0..self.nodes.len() {
+                self.run_guest(node);
+                if round < ticks {
+                    self.tick(node);
+                }
+            }
+        }
+    }
+
+    pub fn role(&self, node: usize) -> Option<(Role, Licence)> {
+        self.nodes[node]
+            .engine
+            .as_ref()
+            .map(|engine| (engine.role, engine.licence))
+    }
+
+    /// Nobody in the cluster runs this node's guest or could be doing so unseen.
+    pub fn is_not_active(&self, node: usize) -> bool {
+        self.role(node).is_none_or(|(role, _)| role != Role::Active)
+    }
+}
