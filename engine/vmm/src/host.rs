@@ -4,6 +4,7 @@
 use std::fs::File;
 
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vmm_sys_util::errno;
 
 use crate::cpuid::{self, CpuidLeaf};
 use crate::error::CreateMachineError;
@@ -14,6 +15,8 @@ use crate::{msrs, sys};
 pub(crate) struct Host {
     /// Bytes of the XSAVE area.
     pub(crate) xsave_bytes: usize,
+    /// Whether there are extended control registers (the host's CPU has XSAVE).
+    pub(crate) xcrs: bool,
     /// Whether page-directory pointers can be read and written.
     pub(crate) sregs2: bool,
     /// Whether the guest's TSC can be given another offset, with effect.
@@ -45,6 +48,7 @@ impl Host {
         }
         Ok(Self {
             xsave_bytes: xsave_bytes.max(4096).next_multiple_of(4),
+            xcrs: kvm.check_extension(Cap::Xcrs),
             sregs2: sys::sregs2(vcpu).is_ok(),
             tsc_offset_works: tsc_offset_works(vcpu),
             tsc_scaling: kvm.check_extension(Cap::TscControl),
@@ -60,13 +64,14 @@ impl Host {
 
 /// Opens `/dev/kvm`, with the remedy where that fails for a usual reason.
 pub(crate) fn open_kvm() -> Result<Kvm, CreateMachineError> {
-    match Kvm::new() {
-        Ok(kvm) => Ok(kvm),
-        Err(error) => Err(match error.errno() {
-            libc::ENOENT | libc::ENODEV | libc::ENXIO => CreateMachineError::NoKvm,
-            libc::EACCES | libc::EPERM => CreateMachineError::KvmPermission,
-            _ => CreateMachineError::OpenKvm(error),
-        }),
+    Kvm::new().map_err(why_not_opened)
+}
+
+fn why_not_opened(error: errno::Error) -> CreateMachineError {
+    match error.errno() {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => CreateMachineError::NoKvm,
+        libc::EACCES | libc::EPERM => CreateMachineError::KvmPermission,
+        _ => CreateMachineError::OpenKvm(error),
     }
 }
 
@@ -78,7 +83,6 @@ pub(crate) fn check_capabilities(kvm: &Kvm) -> Result<(), CreateMachineError> {
         (Cap::PitState2, "KVM_CAP_PIT_STATE2"),
         (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
         (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
-        (Cap::Xcrs, "KVM_CAP_XCRS"),
         (Cap::MpState, "KVM_CAP_MP_STATE"),
         (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
         (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
@@ -115,4 +119,17 @@ pub fn kvm_is_usable() -> bool {
         .write(true)
         .open("/dev/kvm")
         .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kvm_that_cannot_be_opened_comes_with_the_remedy() {
+        let said = |number| why_not_opened(errno::Error::new(number)).to_string();
+        assert!(said(libc::ENOENT).contains("load the module kvm_amd or kvm_intel"));
+        assert!(said(libc::EACCES).contains("run as root, or as a user in the group kvm"));
+        assert_eq!(said(libc::EIO), "Cannot open /dev/kvm");
+    }
 }

@@ -1,6 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine: a virtual PC on KVM whose whole state can be saved and loaded again.
-#![deny(unsafe_op_in_unsafe_fn)]
+//!
+//! It knows nothing of replication. It offers what replication needs: a guest that can be stopped
+//! between two instructions within microseconds, a state that is complete, and the pages that changed.
+//!
+//! ```no_run
+//! # use std::sync::{Arc, mpsc};
+//! # use kemari_vmm::{BootSource, ConsoleOutput, Machine, MachineConfig, MemorySize};
+//! # fn example(console: Arc<dyn ConsoleOutput>) -> Result<(), Box<dyn std::error::Error>> {
+//! let config = MachineConfig {
+//!     memory: MemorySize::from_mib(256)?,
+//!     boot: BootSource {
+//!         kernel: "/boot/vmlinuz".into(),
+//!         initrd: None,
+//!         cmdline: "console=ttyS0".to_owned(),
+//!     },
+//! };
+//! let (events, guest_ended) = mpsc::channel();
+//! let mut machine = Machine::new(config, console, events)?;
+//! machine.boot()?;
+//! machine.start_dirty_tracking()?;
+//! machine.resume();
+//! // … copy every page, then in each epoch:
+//! machine.pause()?;
+//! let state = machine.save()?.encode();
+//! let dirty = machine.harvest_dirty()?;
+//! // … copy the dirty pages, then:
+//! machine.resume();
+//! # let _ = (state, dirty, guest_ended); Ok(()) }
+//! ```
+//!
+//! # The parts
+//!
+//! * [`Machine`] puts them together and is the only way in. One owner calls it; [`GuestRam`],
+//!   [`ConsoleInput`] and [`RunGate`] are handles for other threads.
+//! * The vCPU has a thread, which runs the guest, serves its exits and parks at the *gate*. To stop it,
+//!   the controller says so at the gate and *kicks* it: a signal whose handler sets
+//!   `kvm_run->immediate_exit`, so that no kick is lost. Before parking, the thread *drains*: it lets KVM
+//!   finish the last port or memory access, which otherwise would be in no state.
+//! * The devices (serial port, CMOS clock, keyboard controller's reset, ACPI power registers) have no
+//!   threads and no timers. They are touched by exits and by their owner under one lock, and drive their
+//!   interrupt lines by ioctl. Interrupt controllers and timer are KVM's.
+//! * The state is read devices first, then vCPU, then what KVM keeps per VM; dirty pages are harvested
+//!   after that, because reading state may write guest memory. Loading goes: clock, vCPU, timer and
+//!   interrupt controllers, devices.
+//! * Dirty pages are KVM's log joined with the writes of this program, which KVM does not see.
+//! * The guest's CPUID is settled when the machine is made; what is not carried over (performance
+//!   counters, nested virtualisation, …) is hidden. The [`MachineFingerprint`] says what two machines
+//!   must have in common.
+//!
+//! # Invariants
+//!
+//! * A paused machine changes nothing: not the vCPU, not memory, not the devices, not the console.
+//!   (A power button pressed and a page written by the owner are changes the owner makes.)
+//! * A state is whole or refused: a register that cannot be read or written fails the save or restore.
+//! * Whatever the guest does, and whatever bytes a state is decoded from, nothing here panics.
+//! * A vCPU that cannot go on says so with a [`GuestEvent`]; it never just stops. (A panic in its thread
+//!   becomes an event too where panics unwind; a release build aborts.)
+//!
+//! # Not here
+//!
+//! More than one vCPU, disks and network, the dirty ring, TSC-exact time across hosts of different
+//! frequency: later issues. Outputs, epochs, transport: `kemari-replication` and `kemari-engine`.
+//!
+//! Unsafe code is in three small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
+//! (`vcpu::kick`) and the two places that make promises to them (`dirty_log`, `vcpu`).
 
 mod boot;
 mod config;

@@ -177,7 +177,10 @@ impl Machine {
         if !self.is_paused() {
             return Err(SaveError::NotPaused);
         }
-        let devices = self.lock_devices().save();
+        let mut devices = self.lock_devices();
+        // A machine whose run ended by itself was never paused.
+        devices.serial.freeze();
+        let devices = devices.save();
         let vcpu = VcpuState::save(&lock(&self.vcpu), &self.host)?;
         Ok(MachineState {
             memory: self.config.memory,

@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Bench, guests};
-use kemari_vmm::GuestEvent;
+use kemari_vmm::{ConsoleOutput, GuestEvent, Machine};
 
 #[test]
 fn a_guest_speaks_and_switches_off() {
@@ -100,6 +102,54 @@ fn the_power_button_and_the_clock_are_there() {
     bench.machine.press_power_button();
     assert_eq!(bench.event(), GuestEvent::PowerOff);
     assert_eq!(bench.console.bytes(), [0x80, 0xff, b'p']);
+}
+
+/// Fails as a defect in this program would.
+struct Panicking;
+
+impl ConsoleOutput for Panicking {
+    fn write(&self, _: &[u8]) {
+        panic!("no console today");
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_panic_in_the_vcpu_thread_is_a_crash_and_not_silence() {
+    needs_kvm!();
+    let kernel = guests::write_elf(guests::speaker());
+    let (sender, events) = std::sync::mpsc::channel();
+    let config = common::config(kernel.path(), "hello", 16);
+    let mut machine = Machine::new(config, Arc::new(Panicking), sender).unwrap();
+    machine.boot().unwrap();
+    machine.resume();
+    let GuestEvent::Crashed { reason } = events.recv_timeout(common::LONG).unwrap() else {
+        panic!("not a crash");
+    };
+    assert!(reason.contains("no console today"), "{reason}");
+    machine.resume();
+    assert!(machine.is_paused());
+}
+
+#[test]
+fn a_machine_may_be_dropped_in_any_state() {
+    needs_kvm!();
+    drop(Bench::empty());
+    let mut running = Bench::booted(guests::counter(), "");
+    running.machine.resume();
+    drop(running);
+    let mut halted = Bench::booted(guests::sleeper(), "");
+    halted.machine.resume();
+    halted.console.wait_for(1);
+    drop(halted);
+    let mut full = Bench::booted(guests::counter(), "");
+    full.console.allow_exits(1);
+    full.machine.resume();
+    full.console.wait_for_denial();
+    drop(full);
 }
 
 #[test]

@@ -110,6 +110,28 @@ fn propolis_387_the_pages_of_a_failed_transaction_come_again() {
 }
 
 #[test]
+fn memory_above_the_hole_is_tracked_too() {
+    needs_kvm!();
+    let kernel = guests::write_elf(guests::painter());
+    let mut bench = Bench::with_memory(kernel.path(), "", 3080);
+    bench.machine.boot().unwrap();
+    bench.machine.start_dirty_tracking().unwrap();
+    bench.machine.resume();
+    bench.console.wait_for(1);
+    bench.machine.pause().unwrap();
+    let memory = bench.machine.memory();
+    let last = PageIndex(memory.page_count() - 1);
+    memory.write_page(last, &[1; PAGE_SIZE]).unwrap();
+    let harvest = bench.machine.harvest_dirty().unwrap();
+    assert!(harvest.contains(last));
+    assert!(
+        painted()
+            .into_iter()
+            .all(|page| harvest.contains(PageIndex(page)))
+    );
+}
+
+#[test]
 fn nothing_is_harvested_without_tracking() {
     needs_kvm!();
     let mut bench = Bench::empty();

@@ -27,7 +27,7 @@ pub struct VcpuState {
     pub(crate) regs: kvm_regs,
     system: SystemRegisters,
     xsave: Vec<u8>,
-    xcrs: kvm_xcrs,
+    xcrs: Option<kvm_xcrs>,
     debug: kvm_debugregs,
     lapic: kvm_lapic_state,
     tsc_khz: u32,
@@ -54,7 +54,7 @@ impl VcpuState {
             regs: vcpu.get_regs().map_err(SaveError::kvm("KVM_GET_REGS"))?,
             system: SystemRegisters::save(vcpu, host)?,
             xsave: sys::xsave(vcpu, host.xsave_bytes).map_err(SaveError::kvm("KVM_GET_XSAVE2"))?,
-            xcrs: vcpu.get_xcrs().map_err(SaveError::kvm("KVM_GET_XCRS"))?,
+            xcrs: save_xcrs(vcpu, host)?,
             debug: vcpu
                 .get_debug_regs()
                 .map_err(SaveError::kvm("KVM_GET_DEBUGREGS"))?,
@@ -86,8 +86,10 @@ impl VcpuState {
         // Before the LAPIC: it carries the APIC base, and with it the x2APIC mode.
         self.system.restore(vcpu, host)?;
         sys::set_xsave(vcpu, &self.xsave).map_err(RestoreError::kvm("KVM_SET_XSAVE"))?;
-        vcpu.set_xcrs(&self.xcrs)
-            .map_err(RestoreError::kvm("KVM_SET_XCRS"))?;
+        if let Some(xcrs) = &self.xcrs {
+            vcpu.set_xcrs(xcrs)
+                .map_err(RestoreError::kvm("KVM_SET_XCRS"))?;
+        }
         vcpu.set_debug_regs(&self.debug)
             .map_err(RestoreError::kvm("KVM_SET_DEBUGREGS"))?;
         // Before the MSRs: the timer mode decides what a TSC deadline means.
@@ -123,6 +125,14 @@ impl VcpuState {
         }
         Ok(())
     }
+}
+
+fn save_xcrs(vcpu: &VcpuFd, host: &Host) -> Result<Option<kvm_xcrs>, SaveError> {
+    if !host.xcrs {
+        return Ok(None);
+    }
+    let xcrs = vcpu.get_xcrs().map_err(SaveError::kvm("KVM_GET_XCRS"))?;
+    Ok(Some(xcrs))
 }
 
 /// Difference of two frequencies in parts per million of the first.

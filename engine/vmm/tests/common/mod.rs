@@ -137,16 +137,14 @@ pub struct Bench {
 impl Bench {
     /// A machine of 16 MiB, not booted, that would boot `kernel`.
     pub fn with_kernel(kernel: &Path, cmdline: &str) -> Self {
+        Self::with_memory(kernel, cmdline, 16)
+    }
+
+    /// The same with `mib` MiB.
+    pub fn with_memory(kernel: &Path, cmdline: &str, mib: u32) -> Self {
         let console = Recorder::new();
         let (sender, events) = channel();
-        let config = MachineConfig {
-            memory: MemorySize::from_mib(16).unwrap(),
-            boot: BootSource {
-                kernel: kernel.to_owned(),
-                initrd: None,
-                cmdline: cmdline.to_owned(),
-            },
-        };
+        let config = config(kernel, cmdline, mib);
         let output: Arc<dyn ConsoleOutput> = Arc::clone(&console) as _;
         let machine = Machine::new(config, output, sender).expect("KVM works here");
         Self {
@@ -173,6 +171,17 @@ impl Bench {
         self.events
             .recv_timeout(LONG)
             .expect("the guest ends its run")
+    }
+}
+
+pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
+    MachineConfig {
+        memory: MemorySize::from_mib(mib).unwrap(),
+        boot: BootSource {
+            kernel: kernel.to_owned(),
+            initrd: None,
+            cmdline: cmdline.to_owned(),
+        },
     }
 }
 
