@@ -278,10 +278,10 @@ impl Arbiter {
                 self.admit_if_everyone_was_heard(out);
             }
             Message::EngineGone { vm, generation } => self.vm(&vm).ended(from, generation),
-            Message::Claim { record, after } => {
-                self.vm(&record.vm);
-                if let Some(vm) = self.vms.get_mut(&record.vm) {
-                    vm.vote(&self.cluster, from, record, after.as_ref(), out);
+            Message::Claim(claim) => {
+                self.vm(&claim.vm);
+                if let Some(vm) = self.vms.get_mut(&claim.vm) {
+                    vm.vote(&self.cluster, from, claim, out);
                 }
             }
             Message::Recorded(record) => self.vm(&record.vm.clone()).recorded(from, record, own),

@@ -406,7 +406,7 @@ fn tell(action: &Action) {
             vm = %record.vm, generation = %record.generation, holder = %record.holder,
             purpose = ?record.purpose, t_mono_us, "Recording a claim"
         ),
-        Action::Multicast(Message::Claim { record: claim, .. }) => info!(
+        Action::Multicast(Message::Claim(claim)) => info!(
             vm = %claim.vm, generation = %claim.generation, purpose = ?claim.purpose, t_mono_us,
             "Claiming"
         ),

@@ -172,6 +172,8 @@ mod tests {
             generation: Generation::new(generation),
             holder: "n1".parse().unwrap(),
             purpose: Purpose::TakeOver,
+            after: Generation::default(),
+            consent: std::collections::BTreeSet::new(),
         }
     }
 

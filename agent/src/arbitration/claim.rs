@@ -4,9 +4,9 @@
 //! A claim names the generation after the one the claimant's replica has. Of two claims of the
 //! same generation at most one finds a majority, because an agent records one only; a claim that
 //! builds on an old generation finds none, because every majority contains an agent that recorded
-//! the newer one. A cold start builds on nothing, so it names whose turn it was before and needs
-//! that node's vote, which is not given while an engine there may still be starting. A vote is
-//! spoken of only once it is durable.
+//! the newer one. A cold start builds on nothing, so it names those whose turn it was before and
+//! needs their votes, which are not given while an engine there runs or may be starting. A vote
+//! is spoken of only once it is durable.
 
 use std::collections::BTreeSet;
 
@@ -23,8 +23,6 @@ use super::{Action, Command, Grounds};
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
     pub record: Record,
-    /// For a cold start, whose turn it was before.
-    pub after: Option<Record>,
     /// Pacemaker's word takes the place of a majority: this agent's own record suffices.
     pub alone: bool,
     /// Agents that have recorded it.
@@ -49,18 +47,20 @@ impl Vm {
         assert!(self.claim.is_none(), "one claim at a time");
         assert!(self.order.is_none(), "no claim while the engine changes");
         assert!(!alone || cluster.too_few_for_majority());
+        let (after, consent) = match purpose {
+            Purpose::ColdStart => self.turn_before(cluster),
+            Purpose::TakeOver | Purpose::Solo => Default::default(),
+        };
         let record = Record {
             vm: self.name.clone(),
             generation,
             holder: cluster.node.clone(),
             purpose,
+            after,
+            consent,
         };
-        let after = (purpose == Purpose::ColdStart)
-            .then(|| self.turn_before(cluster).cloned())
-            .flatten();
         self.claim = Some(Claim {
             record: record.clone(),
-            after: after.clone(),
             alone,
             votes: BTreeSet::new(),
             refusals: BTreeSet::new(),
@@ -69,7 +69,7 @@ impl Vm {
         if alone {
             self.vote_for_own(cluster, record, out);
         } else {
-            out.push(Action::Multicast(Message::Claim { record, after }));
+            out.push(Action::Multicast(Message::Claim(record)));
         }
     }
 
@@ -94,7 +94,6 @@ impl Vm {
         cluster: &Cluster,
         from: &NodeName,
         claim: Record,
-        after: Option<&Record>,
         out: &mut Vec<Action>,
     ) {
         if *from != claim.holder || !cluster.configured.contains(from) || !cluster.quorate {
@@ -105,7 +104,7 @@ impl Vm {
                         has no records yet";
             return self.note(out, text.to_owned());
         }
-        if let Some((newest, holder)) = self.against(cluster, &claim, after) {
+        if let Some((newest, holder)) = self.against(cluster, &claim) {
             let refusal = Message::Refused {
                 claim,
                 newest,
@@ -122,23 +121,13 @@ impl Vm {
     }
 
     /// What speaks against recording a claim: who holds which generation instead.
-    fn against(
-        &self,
-        cluster: &Cluster,
-        claim: &Record,
-        after: Option<&Record>,
-    ) -> Option<(Generation, NodeName)> {
-        if let Some(known) = &self.record
-            && known.holder != claim.holder
-            && (known.generation >= claim.generation || surprises(known, claim, after))
-        {
-            return Some((known.generation, known.holder.clone()));
-        }
-        if let Some(known) = self
-            .record
-            .as_ref()
-            .filter(|k| k.generation > claim.generation)
-        {
+    fn against(&self, cluster: &Cluster, claim: &Record) -> Option<(Generation, NodeName)> {
+        let known = self.record.as_ref().filter(|known| {
+            known.generation > claim.generation
+                || (known.generation == claim.generation && known.holder != claim.holder)
+                || surprises(known, claim)
+        });
+        if let Some(known) = known {
             return Some((known.generation, known.holder.clone()));
         }
         if let Some(generation) = self.used_here(cluster, claim) {
@@ -166,21 +155,28 @@ impl Vm {
             .as_ref()
             .map(|own| own.record.generation)
             .filter(|own| *own != claim.generation);
-        let active = self
-            .local
-            .as_ref()
-            .filter(|local| local.role == Role::Active)
-            .map(|local| local.generation);
-        ordered.or(claimed).or(active)
+        let cold = claim.purpose == Purpose::ColdStart;
+        let used = self.local.as_ref().filter(|local| {
+            local.role == Role::Active || cold && local.role == Role::Passive && local.in_sync
+        });
+        ordered
+            .or(claimed)
+            .or_else(|| used.map(|local| local.generation))
     }
 
-    /// The newest record known to this agent; among those of one generation another node's, which
-    /// has to be asked.
-    pub(super) fn turn_before(&self, cluster: &Cluster) -> Option<&Record> {
-        self.heard
-            .values()
-            .chain(&self.record)
-            .max_by_key(|record| (record.generation, record.holder != cluster.node))
+    /// The newest generation on record and the other nodes whose replicas could be using it.
+    pub(super) fn turn_before(&self, cluster: &Cluster) -> (Generation, BTreeSet<NodeName>) {
+        let records = || self.heard.values().chain(&self.record);
+        let Some(newest) = records().map(|record| record.generation).max() else {
+            return Default::default();
+        };
+        let parties = records()
+            .filter(|record| record.generation == newest)
+            .flat_map(Record::parties)
+            .filter(|node| **node != cluster.node)
+            .cloned()
+            .collect();
+        (newest, parties)
     }
 
     /// A record of this agent is durable: it may be spoken of, and it counts for its own claim.
@@ -237,10 +233,7 @@ impl Vm {
         let votes = counted(&claim.votes);
         let own =
             claim.votes.contains(&cluster.node) && self.record.as_ref() == Some(&claim.record);
-        let agreed = claim
-            .after
-            .as_ref()
-            .is_none_or(|after| claim.votes.contains(&after.holder));
+        let agreed = claim.record.consent.is_subset(&claim.votes);
         let nodes = cluster.configured.len();
         if own && claim.alone {
             self.won(Grounds::Pacemaker, out);
@@ -249,10 +242,7 @@ impl Vm {
         } else if claim.alone && !claim.refusals.is_empty()
             || nodes < cluster.majority() + counted(&claim.refusals)
             || claim.refusals.contains(&cluster.node)
-            || claim
-                .after
-                .as_ref()
-                .is_some_and(|after| claim.refusals.contains(&after.holder))
+            || !claim.record.consent.is_disjoint(&claim.refusals)
         {
             self.lost(out);
         }
@@ -330,10 +320,7 @@ impl Vm {
     /// Repeats the claim, for agents that could not vote when it was first made.
     pub(super) fn repeat_claim(&self, out: &mut Vec<Action>) {
         if let Some(claim) = self.claim.as_ref().filter(|claim| !claim.alone) {
-            out.push(Action::Multicast(Message::Claim {
-                record: claim.record.clone(),
-                after: claim.after.clone(),
-            }));
+            out.push(Action::Multicast(Message::Claim(claim.record.clone())));
         }
     }
 
@@ -353,10 +340,10 @@ impl Vm {
 }
 
 /// A cold start builds on nothing, so a turn its claimant does not know of may still be going on.
-fn surprises(known: &Record, claim: &Record, after: Option<&Record>) -> bool {
+fn surprises(known: &Record, claim: &Record) -> bool {
+    let accounted = |node: &NodeName| *node == claim.holder || claim.consent.contains(node);
     claim.purpose == Purpose::ColdStart
-        && after.is_none_or(|after| {
-            known.generation > after.generation
-                || (known.generation == after.generation && known.holder != after.holder)
-        })
+        && known != claim
+        && known.generation >= claim.after
+        && !known.parties().all(accounted)
 }

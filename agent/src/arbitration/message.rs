@@ -5,6 +5,8 @@
 //! of the partition, the sender too, in one total order; the sender's node is known from Corosync
 //! and not part of the message. A version this build does not know is reported, never guessed at.
 
+use std::collections::BTreeSet;
+
 use kemari_api::replica::ReplicaStatus;
 use kemari_api::{Generation, NodeName, VmName};
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,19 @@ pub struct Record {
     pub holder: NodeName,
     /// What it is used for.
     pub purpose: Purpose,
+    /// For a cold start, the newest generation its holder knew of; otherwise 0.
+    pub after: Generation,
+    /// For a cold start, the nodes whose replicas could still be using an earlier generation: it
+    /// counts only with their votes. Empty otherwise.
+    pub consent: BTreeSet<NodeName>,
+}
+
+impl Record {
+    /// The nodes whose replicas could be using this generation or, as long as a cold start is not
+    /// certain to have been granted, one before it.
+    pub fn parties(&self) -> impl Iterator<Item = &NodeName> {
+        self.consent.iter().chain([&self.holder])
+    }
 }
 
 /// A message between agents.
@@ -55,14 +70,8 @@ pub enum Message {
         /// The generation the engine last had.
         generation: Generation,
     },
-    /// The sender asks every agent to record something; it must be the holder.
-    Claim {
-        /// What.
-        record: Record,
-        /// For a cold start, the newest record the sender knows: whose turn it was before. That
-        /// node must agree. An agent that knows of another turn refuses.
-        after: Option<Record>,
-    },
+    /// The sender asks every agent to record this; it must be the holder.
+    Claim(Record),
     /// The sender has recorded this durably.
     Recorded(Record),
     /// The sender will not record `claim`.
@@ -128,6 +137,8 @@ mod tests {
             generation: Generation::new(3),
             holder: "n1".parse().unwrap(),
             purpose: Purpose::Solo,
+            after: Generation::default(),
+            consent: BTreeSet::new(),
         }
     }
 

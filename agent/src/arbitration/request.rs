@@ -206,8 +206,8 @@ impl Vm {
                 "Node {node} has the state of VM {vm} ({state}), this replica has none: {remedy}"
             ));
         }
-        let before = self.turn_before(cluster).map(|record| &record.holder);
-        if let Some(holder) = before.filter(|holder| !cluster.speaks(holder)) {
+        let (_, before) = self.turn_before(cluster);
+        if let Some(holder) = before.iter().find(|holder| !cluster.speaks(holder)) {
             return wait(format!(
                 "Node {holder} ran VM {vm} last and its agent is not there to say that it has \
                  ended: start that node"
@@ -233,13 +233,13 @@ impl Vm {
     /// to the next.
     fn better_copy(&self, cluster: &Cluster) -> Option<(&NodeName, Role)> {
         let newest = self.newest_generation();
-        let next = self.turn_before(cluster).map(|record| &record.holder);
+        let (_, next) = self.turn_before(cluster);
         self.others
             .iter()
             .find(|(node, status)| match status.role {
                 Role::Active => true,
                 Role::Passive => {
-                    status.in_sync && (status.generation >= newest || next == Some(*node))
+                    status.in_sync && (status.generation >= newest || next.contains(*node))
                 }
                 Role::Waiting | Role::Outdated => false,
             })

@@ -56,15 +56,18 @@ pub struct World {
 }
 
 pub fn vm() -> VmName {
-    "vm".parse().unwrap()
+    "vm".parse().expect("a VM name")
 }
 
 pub fn name(node: usize) -> NodeName {
-    format!("n{}", node + 1).parse().unwrap()
+    format!("n{}", node + 1).parse().expect("a node name")
 }
 
 fn index(name: &str) -> usize {
-    name.trim_start_matches('n').parse::<usize>().unwrap() - 1
+    name.trim_start_matches('n')
+        .parse::<usize>()
+        .expect("a name of this world")
+        - 1
 }
 
 impl World {
@@ -202,7 +205,7 @@ impl World {
     }
 
     pub fn isolate(&mut self, node: usize) {
-        self.nodes[node].partition = u8::try_from(node + 1).unwrap();
+        self.nodes[node].partition = u8::try_from(node + 1).expect("few nodes");
         self.tell_membership();
     }
 
@@ -323,7 +326,10 @@ impl World {
             }
             Action::Protect { address, .. } => {
                 let peer = address.split(':').nth(2).map(index);
-                (Command::Protect, self.pair(node, peer.unwrap()))
+                (
+                    Command::Protect,
+                    self.pair(node, peer.expect("an address of this world")),
+                )
             }
             other => panic!("{other:?} is none for an engine"),
         };
