@@ -36,7 +36,7 @@ build: tools ## Build the programs
 .PHONY: package
 package: build cargo-deb ## Build the Debian package into target/debian
 	rm -f $(DEB_DIRECTORY)/kemari_*.deb
-	$(CARGO) deb --package kemari-ocf --no-build --output $(DEB_DIRECTORY)/
+	$(CARGO) deb --package kemari-ocf --no-build --fast --output $(DEB_DIRECTORY)/
 
 .PHONY: lint
 lint: tools cargo-deny ## Check formatting, lints, licences and advisories

@@ -73,7 +73,11 @@ impl<'a> ProtectedVm<'a> {
         let listener: TcpListener = bed.listen_outside(0)?;
         let port = listener.local_addr()?.port();
         let observer = Observer::over(listener)?;
-        let vm = Self { bed, observer, options };
+        let vm = Self {
+            bed,
+            observer,
+            options,
+        };
         let description = vm.description(port);
         for node in bed.nodes() {
             vm.put(node, &vm.options.guest.kernel, "/srv/kemari/kernel")?;
@@ -87,14 +91,17 @@ impl<'a> ProtectedVm<'a> {
     }
 
     fn put(&self, node: &str, from: &Path, to: &str) -> Result<()> {
-        let bytes = std::fs::read(from).with_context(|| format!("Cannot read {}", from.display()))?;
+        let bytes =
+            std::fs::read(from).with_context(|| format!("Cannot read {}", from.display()))?;
         self.bed.write(node, to, &bytes, 0o644)
     }
 
     fn description(&self, port: u16) -> String {
         let guest = &self.options.guest;
-        let initrd =
-            guest.initrd.as_ref().map_or("", |_| "initrd = \"/srv/kemari/initrd\"\n");
+        let initrd = guest
+            .initrd
+            .as_ref()
+            .map_or("", |_| "initrd = \"/srv/kemari/initrd\"\n");
         let addresses: String = self
             .bed
             .nodes()
@@ -132,14 +139,17 @@ impl<'a> ProtectedVm<'a> {
             monitor_s + 1,
         );
         let node = self.first_node()?;
-        self.bed.write(node, "/root/vm.crm", script.as_bytes(), 0o600)?;
+        self.bed
+            .write(node, "/root/vm.crm", script.as_bytes(), 0o600)?;
         self.run(node, "crm configure < /root/vm.crm").map(drop)
     }
 
     /// Runs a shell command in a node.
     pub fn run(&self, node: &str, command: &str) -> Result<String> {
         let finished = self.bed.exec(node, &["sh", "-c", command])?;
-        finished.success().with_context(|| format!("{node}: {command}"))
+        finished
+            .success()
+            .with_context(|| format!("{node}: {command}"))
     }
 
     fn first_node(&self) -> Result<&str> {
@@ -153,7 +163,9 @@ impl<'a> ProtectedVm<'a> {
 
     /// What the engine of a node says, `None` if none answers.
     pub fn replica(&self, node: &str) -> Result<Option<Replica>> {
-        let finished = self.bed.exec(node, &["kemarictl", "monitor", "vm", "info", "status"])?;
+        let finished = self
+            .bed
+            .exec(node, &["kemarictl", "monitor", "vm", "info", "status"])?;
         if finished.status != 0 {
             return Ok(None);
         }
@@ -192,8 +204,13 @@ impl<'a> ProtectedVm<'a> {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        let crm_mon = self.crm_mon(nodes.first().context("no node")?).unwrap_or_default();
-        bail!("No pair in sync within {:?}; replicas {seen:#?}\n{crm_mon}", self.options.patience)
+        let crm_mon = self
+            .crm_mon(nodes.first().context("no node")?)
+            .unwrap_or_default();
+        bail!(
+            "No pair in sync within {:?}; replicas {seen:#?}\n{crm_mon}",
+            self.options.patience
+        )
     }
 
     /// Waits until a node is active under a generation newer than this one.
@@ -210,7 +227,10 @@ impl<'a> ProtectedVm<'a> {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        bail!("{node} did not take over within {:?}: {last:?}", self.options.patience)
+        bail!(
+            "{node} did not take over within {:?}: {last:?}",
+            self.options.patience
+        )
     }
 
     /// Waits until `crm_mon` shows this node promoted.
@@ -232,17 +252,38 @@ impl<'a> ProtectedVm<'a> {
         }
     }
 
-    /// A number that a program logged with a message: the last one after `since_us`, in
-    /// microseconds of CLOCK_MONOTONIC of the node.
+    /// When a program logged a message: the first time after `since_us`, in microseconds of the
+    /// node's CLOCK_MONOTONIC. journald is given time to take the line in.
     pub fn logged_us(&self, node: &str, unit: &str, message: &str, since_us: u128) -> Result<u128> {
-        let journal = self.run(node, &format!("journalctl -b -o cat -u '{unit}' --no-pager"))?;
-        journal
-            .lines()
-            .filter(|line| line.contains(message))
-            .filter_map(|line| {
-                line.split("t_mono_us=").nth(1)?.split_whitespace().next()?.parse::<u128>().ok()
-            })
-            .find(|at_us| *at_us >= since_us)
-            .with_context(|| format!("{node}: {unit} logged no {message:?} after {since_us} us"))
+        let begun = Instant::now();
+        loop {
+            let journal = self.run(
+                node,
+                &format!("journalctl -b -o cat -u '{unit}' --no-pager"),
+            )?;
+            let found = journal
+                .lines()
+                .filter(|line| line.contains(message))
+                .filter_map(stamp_us)
+                .find(|at_us| *at_us >= since_us);
+            if let Some(at_us) = found {
+                return Ok(at_us);
+            }
+            ensure!(
+                begun.elapsed() < self.options.patience,
+                "{node}: {unit} logged no {message:?} after {since_us} us"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
+}
+
+/// The field `t_mono_us` of a log line.
+fn stamp_us(line: &str) -> Option<u128> {
+    line.split("t_mono_us=")
+        .nth(1)?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }

@@ -329,6 +329,11 @@ impl Conductor {
         });
     }
 
+    /// The node of the other replica, empty if there is none.
+    fn peer_name(&self) -> &str {
+        self.peer.as_ref().map_or("", NodeName::as_str)
+    }
+
     fn identity(&self) -> VmIdentity {
         let fingerprint =
             postcard::to_stdvec(&self.machine.fingerprint()).expect("a fingerprint is plain data");

@@ -454,7 +454,7 @@ impl Conductor {
                 "paired: outputs leave when the passive replica has committed them".into();
             tracing::info!(
                 vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
-                %epoch, peer = ?self.peer, "the pair is in sync"
+                %epoch, peer = %self.peer_name(), "the pair is in sync"
             );
         }
         self.finish_acked(epoch);
@@ -492,7 +492,7 @@ impl Conductor {
             Licence::Cut { .. } => {
                 tracing::warn!(
                     vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
-                    peer = ?self.peer, "the passive replica is out of reach, outputs are held: {error}"
+                    peer = %self.peer_name(), "the passive replica is out of reach, outputs are held: {error}"
                 );
                 self.detail = format!("outputs are held: {error}");
                 self.retry_later(address, error);
@@ -537,10 +537,14 @@ impl Conductor {
         }
     }
 
-    /// The session of the current link, for a goodbye.
+    /// Ends the session on the current link. What the outside has taken need not be replayed.
     pub(super) fn say_goodbye(&mut self, goodbye: Goodbye) {
         if let LinkState::Up(pair) = &mut self.link {
+            let delivered = self.console.with_gate(|gate| gate.tap().delivered_up_to());
             let mut frames = pair.link.buffer();
+            pair.link
+                .session
+                .delivered(&mut frames, delivered.min(self.progress.sent));
             pair.link.session.goodbye(&mut frames, goodbye);
             pair.link.send(frames);
         }

@@ -353,7 +353,12 @@ impl<'a> Reception<'a> {
         // From here on this is the replica's state, whether or not the answer gets through.
         self.state = Some(state);
         let answered = self.flush();
-        merge(&self.ram, checkpoint.pages.iter())?;
+        if let Err(error) = merge(&self.ram, checkpoint.pages.iter()) {
+            // Half merged RAM is nothing to run from.
+            self.state = None;
+            self.server.tell(PassiveEvent::Copying);
+            return Err(error);
+        }
         self.server.tell(PassiveEvent::Committed(checkpoint.epoch));
         self.session.recycle(checkpoint);
         answered

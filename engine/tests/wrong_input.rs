@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a tired administrator gets wrong: each ends with the right exit status and a sentence that
+//! names the thing, the value and the remedy.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// sysexits(3), which the resource agent translates.
+const EX_UNAVAILABLE: i32 = 69;
+const EX_CONFIG: i32 = 78;
+
+struct Attempt {
+    directory: TempDir,
+    config: PathBuf,
+}
+
+impl Attempt {
+    fn with(text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("vm.toml");
+        fs::write(&config, text).unwrap();
+        Self { directory, config }
+    }
+
+    fn good(kernel: &Path) -> Self {
+        Self::with(&format!(
+            "[vm]\nname = \"vm\"\nmemory_mib = 64\n[boot]\nkernel = {kernel:?}\n"
+        ))
+    }
+
+    fn run(&self, more: &[&str]) -> (i32, String) {
+        let output = Command::cargo_bin("kemari-engine")
+            .unwrap()
+            .args(["run", "--node", "a", "--config"])
+            .arg(&self.config)
+            .args(more)
+            .env("KEMARI_RUN_DIR", self.directory.path())
+            .env("KEMARI_STATE_DIR", self.directory.path())
+            .timeout(std::time::Duration::from_secs(60))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("{text}");
+        (output.status.code().unwrap_or(-1), text)
+    }
+}
+
+fn ledger() -> &'static Path {
+    kemari_cluster_tests::guests::ledger()
+}
+
+fn names(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn a_missing_description() {
+    let attempt = Attempt::good(ledger());
+    fs::remove_file(&attempt.config).unwrap();
+    let (status, text) = attempt.run(&[]);
+    assert_eq!(status, EX_CONFIG);
+    names(&text, &["vm.toml", "create it"]);
+}
+
+#[test]
+fn an_unknown_key_and_a_value_out_of_range() {
+    let attempt = Attempt::with("[vm]\nname = \"vm\"\nmemory = 64\n");
+    let (status, text) = attempt.run(&[]);
+    assert_eq!(status, EX_CONFIG);
+    names(&text, &["vm.toml:3", "vm.memory", "memory_mib"]);
+    let attempt = Attempt::with("[vm]\nname = \"vm\"\nmemory_mib = 9999999\n");
+    let (status, text) = attempt.run(&[]);
+    assert_eq!(status, EX_CONFIG);
+    names(&text, &["vm.toml:3", "9999999", "16 to 3072"]);
+}
+
+#[test]
+fn a_kernel_that_is_missing() {
+    let (status, text) = Attempt::good(Path::new("/nonexistent/vmlinuz")).run(&[]);
+    assert_eq!(status, EX_UNAVAILABLE);
+    names(
+        &text,
+        &[
+            "boot.kernel",
+            "/nonexistent/vmlinuz",
+            "put the file on this node",
+        ],
+    );
+}
+
+#[test]
+fn a_kernel_that_is_none() {
+    if !kemari_vmm::kvm_is_usable() {
+        println!("SKIPPED: /dev/kvm cannot be opened on this machine");
+        return;
+    }
+    let (status, text) = Attempt::good(Path::new("/etc/passwd")).run(&[]);
+    assert_eq!(status, EX_UNAVAILABLE);
+    names(&text, &["/etc/passwd", "bzImage", "PVH"]);
+}
+
+#[test]
+fn an_address_that_is_none() {
+    let (status, text) = Attempt::good(ledger()).run(&["--incoming", "tcp:0.0.0.0:4444"]);
+    assert_eq!(status, EX_CONFIG);
+    names(&text, &["tcp:0.0.0.0:4444", "kemari:tcp:HOST:PORT"]);
+    let (status, text) = Attempt::good(ledger()).run(&["--incoming", "kemari:rdma:0.0.0.0:4444"]);
+    assert_eq!(status, EX_CONFIG);
+    names(&text, &["rdma", "use kemari:tcp:"]);
+}
+
+#[test]
+fn a_port_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("kemari:tcp:{}", taken.local_addr().unwrap());
+    let (status, text) = Attempt::good(ledger()).run(&["--incoming", &address]);
+    assert_eq!(status, 1);
+    names(&text, &[&address, "replication.port"]);
+}
+
+#[test]
+fn a_damaged_licence_record() {
+    let attempt = Attempt::good(ledger());
+    fs::write(attempt.directory.path().join("vm.licence"), "{").unwrap();
+    let (status, text) = attempt.run(&[]);
+    assert_eq!(status, 1);
+    names(&text, &["vm.licence", "file system"]);
+}
