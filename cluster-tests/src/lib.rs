@@ -8,6 +8,7 @@ pub mod control;
 pub mod corosync;
 pub mod fencing;
 pub mod guests;
+pub mod host;
 pub mod kernel;
 pub mod ledger;
 pub mod linux_guest;

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `make demo`: a Linux guest in a cluster of three nodes survives the loss of its host.
+//!
+//! Everything is real: Corosync, Pacemaker, crmsh, systemd, the Debian package, KVM and Debian's
+//! kernel as guest. Exit status 0 only if the guest went on, nothing it printed is missing, and
+//! nothing was executed twice. What was made is removed at the end, however that comes.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
+use kemari_cluster_tests::bed::Bed;
+use kemari_cluster_tests::linux_guest;
+use kemari_cluster_tests::machines::Machines;
+use kemari_cluster_tests::namespaces::Namespaces;
+use kemari_cluster_tests::observer::monotonic_ns;
+use kemari_cluster_tests::protected::{Guest, Options, ProtectedVm};
+use kemari_cluster_tests::{guests, host, ledger, package};
+
+/// Seconds of output that are shown before the power goes, and after.
+const SHOWN: u64 = 8;
+
+/// Watch a Linux guest survive the loss of its host.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What the nodes are made of; by default namespaces where the machine can run Linux guests,
+    /// otherwise emulated machines.
+    #[arg(long, value_enum)]
+    bed: Option<BedKind>,
+
+    /// Run the bare test guest instead of Linux (it runs everywhere, in namespaces).
+    #[arg(long)]
+    bare: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BedKind {
+    Namespaces,
+    Machines,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => {
+            println!(
+                "\nPASSED: the guest survived; no number is missing, none was executed twice."
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("\nFAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what is being done, with the time since the demo began.
+struct Narrator(Instant);
+
+impl Narrator {
+    fn step(&self, what: &str) {
+        println!("[{:>4} s] {what}", self.0.elapsed().as_secs());
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let narrator = Narrator(Instant::now());
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the demo makes namespaces and network links: run it as root"
+    );
+    let deb = package::find()?;
+    let linux_here = host::runs_linux_guests();
+    let kind = arguments.bed.unwrap_or(if linux_here || arguments.bare {
+        BedKind::Namespaces
+    } else {
+        BedKind::Machines
+    });
+    let guest = if arguments.bare {
+        bare_guest()
+    } else {
+        linux(&narrator)?
+    };
+    narrator.step(match kind {
+        BedKind::Namespaces => "bringing up three nodes (namespaces on this machine's kernel)",
+        BedKind::Machines => {
+            "bringing up three nodes (this machine has no hardware virtualisation, so each is a \
+             whole emulated machine; about two minutes)"
+        }
+    });
+    let bed: Box<dyn Bed> = match kind {
+        BedKind::Namespaces => Box::new(Namespaces::builder().nodes(3).debs(vec![deb]).up()?),
+        BedKind::Machines => Box::new(
+            Machines::builder()
+                .nodes(3)
+                .cluster_at_boot(true)
+                .debs(vec![deb])
+                .up()?,
+        ),
+    };
+    narrator.step("the nodes have booted; starting Corosync and Pacemaker on them");
+    bed.start_cluster()?;
+    show(&narrator, bed.as_ref(), guest)
+}
+
+fn bare_guest() -> Guest {
+    Guest {
+        kernel: guests::ledger().to_owned(),
+        initrd: None,
+        cmdline: "pages=32 interval=20000".to_owned(),
+        memory_mib: 256,
+    }
+}
+
+fn linux(narrator: &Narrator) -> Result<Guest> {
+    narrator.step("preparing the guest: Debian's kernel and a small initial RAM disk");
+    let files = linux_guest::ensure()?;
+    Ok(Guest {
+        kernel: files.kernel,
+        initrd: Some(files.initramfs),
+        cmdline: linux_guest::command_line(100),
+        memory_mib: 160,
+    })
+}
+
+fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest) -> Result<()> {
+    let options = Options {
+        guest,
+        monitor_s: 10,
+        replication: String::new(),
+        patience: Duration::from_secs(240),
+    };
+    narrator.step("installing the VM description and the guest's kernel on the nodes");
+    let vm = ProtectedVm::install(bed, options)?;
+    narrator.step("crm configure: primitive vm ocf:kemari:vm, cloned as promotable");
+    vm.configure_with_crm()?;
+    narrator.step("waiting for the guest to boot and for its passive copy to be in sync");
+    let (active, passive) = vm.wait_protected(bed.nodes())?;
+    wait_for_ledger(&vm)?;
+    let generation = vm
+        .replica(&active)?
+        .context("the engine answers")?
+        .generation;
+    narrator.step(&format!(
+        "{active} is active, {passive} passive and in sync. crm_mon on {passive}:"
+    ));
+    println!("{}", indented(&vm.crm_mon(&passive)?));
+    live(narrator, &vm, SHOWN)?;
+
+    narrator.step(&format!("taking the power from {active} now"));
+    let lost_ns = monotonic_ns();
+    bed.kill(&active)?;
+    let replica = vm.wait_active(&passive, generation)?;
+    narrator.step(&format!(
+        "{passive} is active, licence {}, generation {}",
+        replica.licence, replica.generation
+    ));
+    live(narrator, &vm, SHOWN)?;
+    narrator.step(&format!(
+        "waiting until Pacemaker, too, calls {passive} promoted. crm_mon:"
+    ));
+    println!("{}", indented(&vm.wait_promoted(&passive)?));
+    judge(narrator, &vm, lost_ns)
+}
+
+fn wait_for_ledger(vm: &ProtectedVm<'_>) -> Result<()> {
+    let started = |bytes: &[u8]| bytes.windows(12).any(|window| window == b"LEDGER START");
+    vm.observer
+        .wait_for(Duration::from_secs(240), |splice| {
+            started(splice.bytes()).then_some(())
+        })
+        .context("the guest printed no LEDGER START")?;
+    vm.observer
+        .wait_for_more(100, Duration::from_secs(60))
+        .context("the guest prints no numbers")
+}
+
+/// A line a second: where the guest runs and what it printed last.
+fn live(narrator: &Narrator, vm: &ProtectedVm<'_>, seconds: u64) -> Result<()> {
+    for _ in 0..seconds {
+        std::thread::sleep(Duration::from_secs(1));
+        if let Some(latest) = vm.observer.latest() {
+            narrator.step(&format!(
+                "   on {} (generation {}) the guest says: {}",
+                latest.source.node, latest.source.generation, latest.line
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn judge(narrator: &Narrator, vm: &ProtectedVm<'_>, lost_ns: u64) -> Result<()> {
+    let takeovers = vm.observer.takeovers();
+    ensure!(
+        takeovers.len() == 1,
+        "one take-over was expected, the observer saw {takeovers:?}"
+    );
+    for takeover in &takeovers {
+        narrator.step(&format!(
+            "the outside saw nothing for {:.0} ms, {:.0} ms after the power went it saw the guest \
+             again; {} bytes were repeated, byte for byte",
+            takeover.silence().unwrap_or_default().as_secs_f64() * 1e3,
+            Duration::from_nanos(
+                takeover
+                    .resumed_ns
+                    .unwrap_or(lost_ns)
+                    .saturating_sub(lost_ns)
+            )
+            .as_secs_f64()
+                * 1e3,
+            takeover.replayed
+        ));
+    }
+    let violations = vm.observer.violations();
+    ensure!(violations.is_empty(), "the observer saw {violations:?}");
+    let summary = ledger::check(&vm.observer.bytes()).context("the ledger")?;
+    narrator.step(&format!(
+        "the ledger is complete: numbers 1 to {}, none missing",
+        summary.last
+    ));
+    vm.observer
+        .with(|splice| {
+            ledger::check_stamps(splice.raw().map(|(header, bytes)| (header.position, bytes)))
+        })
+        .context("a number was executed twice")?;
+    narrator.step("no number appeared with two time stamps: nothing was executed twice");
+    Ok(())
+}
+
+fn indented(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("         | {line}\n"))
+        .collect()
+}
