@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum Input {
     /// `Status`.
-    Status(oneshot::Sender<ClusterView>),
+    Status(oneshot::Sender<Result<ClusterView, String>>),
     /// `Promote`.
     Promote {
         /// The VM.
@@ -61,7 +61,10 @@ impl Service {
     async fn status(&self) -> fdo::Result<ClusterView> {
         let (answer, answered) = oneshot::channel();
         let _ = self.inputs.send(Input::Status(answer));
-        answered.await.map_err(|_| ends())
+        answered
+            .await
+            .map_err(|_| ends())?
+            .map_err(fdo::Error::Failed)
     }
 
     async fn promote(&self, vm: VmName) -> fdo::Result<()> {

@@ -9,7 +9,6 @@ use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use anyhow::Context;
-use kemari_api::agent::ClusterView;
 use kemari_api::{NodeName, place};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,14 +61,15 @@ async fn serve() -> anyhow::Result<()> {
     let (corosync_inputs, mut from_corosync) = unbounded_channel();
     let (multicast, outbound) = std_mpsc::channel();
     corosync::start(&corosync_inputs, outbound).context("Cannot start the Corosync threads")?;
-    let (bus_inputs, from_bus) = unbounded_channel();
+    let (bus_inputs, mut from_bus) = unbounded_channel();
     tokio::spawn(bus::serve(bus_inputs));
 
     let FirstContact {
         node,
         configured,
         earlier,
-    } = first_contact(&mut from_corosync).await?;
+        on_bus,
+    } = first_contact(&mut from_corosync, &mut from_bus).await?;
     let (engine_inputs, from_engines) = unbounded_channel();
     let engines = Engines::start(node.clone(), engine_inputs)
         .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
@@ -85,7 +85,7 @@ async fn serve() -> anyhow::Result<()> {
         answers: BTreeMap::new(),
         last_request: 0,
         status_text: String::new(),
-        on_bus: false,
+        on_bus,
         ready: false,
     };
     daemon.handle(Event::Configured(configured));
@@ -102,32 +102,58 @@ struct FirstContact {
     node: NodeName,
     configured: BTreeSet<NodeName>,
     earlier: Vec<corosync::Input>,
+    on_bus: bool,
 }
+
+const NO_COROSYNC: &str =
+    "kemari-agent waits for Corosync and knows of nothing yet: is corosync.service running?";
 
 /// Waits until Corosync has said which node this is; without that nothing can be decided.
 async fn first_contact(
     inputs: &mut UnboundedReceiver<corosync::Input>,
+    requests: &mut UnboundedReceiver<bus::Input>,
 ) -> anyhow::Result<FirstContact> {
     let _ = sd_notify::notify(&[NotifyState::Status("Waiting for Corosync")]);
     let mut earlier = Vec::new();
-    while let Some(input) = inputs.recv().await {
+    let mut on_bus = false;
+    loop {
+        let input = tokio::select! {
+            input = inputs.recv() => input.context("The Corosync threads have ended")?,
+            Some(request) = requests.recv() => {
+                refuse_without_corosync(request, &mut on_bus);
+                continue;
+            }
+        };
         match input {
             corosync::Input::Nodes { local, configured } => {
                 return Ok(FirstContact {
                     node: local,
                     configured,
                     earlier,
+                    on_bus,
                 });
             }
-            // Of the many that say "nothing yet" only the last matters.
+            // Nothing but "no quorum" can come before the nodes.
             corosync::Input::Quorum { .. } => {}
             other => earlier.push(other),
         }
+        // Of the many that say "nobody yet" none matters.
         if earlier.iter().all(says_nobody) {
             earlier.clear();
         }
     }
-    anyhow::bail!("The Corosync threads have ended")
+}
+
+fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
+    match request {
+        bus::Input::Status(answer) => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
+        bus::Input::Promote { answer, cancel, .. } => {
+            let _ = cancel.send(0);
+            let _ = answer.send(Err(NO_COROSYNC.to_owned()));
+        }
+        bus::Input::Serving(serving) => *on_bus = serving,
+        bus::Input::PassiveGone { .. } | bus::Input::Cancel(_) => {}
+    }
 }
 
 fn says_nobody(input: &corosync::Input) -> bool {
@@ -294,7 +320,7 @@ impl Daemon {
     fn hear_bus(&mut self, input: bus::Input) {
         match input {
             bus::Input::Status(answer) => {
-                let _ = answer.send(self.view());
+                let _ = answer.send(Ok(self.arbiter.view()));
             }
             bus::Input::Promote { vm, answer, cancel } => {
                 info!(%vm, t_mono_us = mono_us(), "Pacemaker asks for promotion");
@@ -311,10 +337,6 @@ impl Daemon {
             }
             bus::Input::Serving(on_bus) => self.on_bus = on_bus,
         }
-    }
-
-    fn view(&self) -> ClusterView {
-        self.arbiter.view()
     }
 
     fn handle(&mut self, event: Event) {

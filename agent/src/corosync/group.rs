@@ -12,8 +12,9 @@ use tracing::{debug, warn};
 
 use super::{CorosyncError, failed};
 
-/// First pause before a message is offered again; doubled up to a hundred times this.
-const FLOW_CONTROL_PAUSE: Duration = Duration::from_micros(100);
+/// Pause before a message is offered again. Short: right after a membership change, when a claim
+/// must get out, Corosync refuses for some milliseconds.
+const FLOW_CONTROL_PAUSE: Duration = Duration::from_micros(200);
 
 /// One call of a callback.
 #[derive(Debug)]
@@ -105,7 +106,6 @@ impl Outlet {
     /// Sends one message in agreed order. Corosync pushes back during membership changes; the
     /// message is offered until it is taken, since a lost vote could stop a failover.
     pub fn multicast(&self, bytes: &[u8]) {
-        let mut pause = FLOW_CONTROL_PAUSE;
         loop {
             let handle = self
                 .0
@@ -117,10 +117,9 @@ impl Outlet {
             };
             match cpg::mcast_joined(&handle, Guarantee::TypeAgreed, bytes) {
                 Ok(()) => return,
-                Err(CsError::CsErrTryAgain) => thread::sleep(pause),
+                Err(CsError::CsErrTryAgain) => thread::sleep(FLOW_CONTROL_PAUSE),
                 Err(code) => return warn!(%code, "Message to the other agents was not sent"),
             }
-            pause = (pause * 2).min(FLOW_CONTROL_PAUSE * 100);
         }
     }
 }
