@@ -66,19 +66,32 @@ pub struct ProtectedVm<'a> {
 
 impl<'a> ProtectedVm<'a> {
     /// Puts guest and description on every node and starts the agents. The cluster runs already.
+    /// The console goes over the nodes' network.
     ///
     /// # Errors
     /// When a file cannot be read or written, or an agent does not start.
     pub fn install(bed: &'a dyn Bed, options: Options) -> Result<Self> {
         let listener: TcpListener = bed.listen_outside(0)?;
-        let port = listener.local_addr()?.port();
-        let observer = Observer::over(listener)?;
+        let sink = format!("tcp:{}:{}", bed.outside(), listener.local_addr()?.port());
+        Self::install_watched(bed, options, Observer::over(listener)?, &sink)
+    }
+
+    /// The same with an observer of the caller's, which listens at the console sink `sink`.
+    ///
+    /// # Errors
+    /// As [`Self::install`].
+    pub fn install_watched(
+        bed: &'a dyn Bed,
+        options: Options,
+        observer: Observer,
+        sink: &str,
+    ) -> Result<Self> {
         let vm = Self {
             bed,
             observer,
             options,
         };
-        let description = vm.description(port);
+        let description = vm.description(sink);
         for node in bed.nodes() {
             vm.put(node, &vm.options.guest.kernel, "/srv/kemari/kernel")?;
             if let Some(initrd) = &vm.options.guest.initrd {
@@ -96,7 +109,7 @@ impl<'a> ProtectedVm<'a> {
         self.bed.write(node, to, &bytes, 0o644)
     }
 
-    fn description(&self, port: u16) -> String {
+    fn description(&self, sink: &str) -> String {
         let guest = &self.options.guest;
         let initrd = guest
             .initrd
@@ -110,12 +123,9 @@ impl<'a> ProtectedVm<'a> {
             .collect();
         format!(
             "[vm]\nname = \"vm\"\nmemory_mib = {}\n\n[boot]\nkernel = \"/srv/kemari/kernel\"\n\
-             {initrd}cmdline = {:?}\n\n[console]\noutput = \"tcp:{}:{port}\"\n\n[replication]\n{}\n\
+             {initrd}cmdline = {:?}\n\n[console]\noutput = {sink:?}\n\n[replication]\n{}\n\
              [replication.addresses]\n{addresses}",
-            guest.memory_mib,
-            guest.cmdline,
-            self.bed.outside(),
-            self.options.replication,
+            guest.memory_mib, guest.cmdline, self.options.replication,
         )
     }
 

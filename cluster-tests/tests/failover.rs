@@ -5,7 +5,8 @@
 //! Each scenario has a bed of its own with real Corosync, Pacemaker, crmsh and the Debian package.
 //! Times are printed, never asserted.
 
-use std::time::Duration;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::namespaces::Namespaces;
@@ -152,4 +153,149 @@ fn fifty_failovers_in_a_row_lose_and_double_nothing() {
     node_losses.print("node lost");
     judge(&vm.observer);
     assert_eq!(vm.observer.takeovers().len(), FAILOVERS);
+}
+
+/// A VM whose console leaves by a socket that no cut cable reaches: an isolated replica that let
+/// anything out would be seen at once.
+fn watched(bed: &Namespaces) -> ProtectedVm<'_> {
+    let socket = bed.supervisor().share().join("console.sock");
+    let listener = UnixListener::bind(&socket).expect("the share is ours");
+    let observer = Observer::over_unix(listener).expect("threads can be made");
+    let sink = "unix:/harness/console.sock";
+    let vm = ProtectedVm::install_watched(bed, ledger_vm(), observer, sink).expect("installed");
+    vm.configure_with_crm()
+        .expect("crm takes the configuration");
+    vm
+}
+
+/// Waits until the old active replica has stopped: it found itself outdated, or Pacemaker, which
+/// stops everything on a node without quorum, was first.
+fn stops_being_active(vm: &ProtectedVm<'_>, node: &str) {
+    let begun = Instant::now();
+    loop {
+        match vm.replica(node).expect("the node answers") {
+            Some(replica) if replica.role == "active" => {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(90),
+                    "{replica:?} is still active"
+                );
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => {
+                println!("{node}, active before: {other:?}");
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_active_replica_that_is_cut_off_releases_nothing_and_is_outdated_when_it_returns() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let bed = bed();
+    let vm = watched(&bed);
+    let mut figures = Figures::default();
+    for _ in 0..3 {
+        let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
+        see_more(&vm, 200);
+        let before = generation(&vm, &passive);
+        let lost_us = now_us();
+        bed.cut(&active).expect("a cable can be pulled");
+        vm.wait_active(&passive, before)
+            .expect("the passive one takes over");
+        figures.take(&vm, &passive, lost_us, "Corosync reports node lost");
+        see_more(&vm, 500);
+        bed.heal(&active).expect("a cable can be plugged in");
+        stops_being_active(&vm, &active);
+    }
+    vm.wait_protected(bed.nodes())
+        .expect("the old one comes back as passive");
+    figures.print("cable pulled");
+    judge(&vm.observer);
+}
+
+#[test]
+fn a_frozen_active_replica_is_outdated_when_it_thaws() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let bed = bed();
+    let vm = watched(&bed);
+    let mut figures = Figures::default();
+    for _ in 0..3 {
+        let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
+        see_more(&vm, 200);
+        let before = generation(&vm, &passive);
+        let lost_us = now_us();
+        bed.freeze(&active).expect("a node can be stalled");
+        vm.wait_active(&passive, before)
+            .expect("the passive one takes over");
+        figures.take(&vm, &passive, lost_us, "Corosync reports node lost");
+        see_more(&vm, 500);
+        bed.thaw(&active).expect("it goes on");
+        stops_being_active(&vm, &active);
+    }
+    vm.wait_protected(bed.nodes())
+        .expect("the old one comes back as passive");
+    figures.print("node frozen");
+    judge(&vm.observer);
+}
+
+#[test]
+fn a_lost_passive_replica_holds_outputs_until_pacemaker_says_that_it_is_gone() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let bed = bed();
+    let vm = watched(&bed);
+    let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
+    see_more(&vm, 200);
+    let before = generation(&vm, &active);
+    bed.kill(&passive).expect("power can be taken");
+    let replica = vm
+        .wait_active(&active, before)
+        .expect("the active one goes solo or pairs anew");
+    println!("after the loss of the passive replica: {replica:?}");
+    see_more(&vm, 500);
+    // The third node takes the lost one's place.
+    let rest: Vec<String> = bed
+        .nodes()
+        .iter()
+        .filter(|node| **node != passive)
+        .cloned()
+        .collect();
+    vm.wait_protected(&rest).expect("a new pair forms");
+    judge(&vm.observer);
+}
+
+#[test]
+fn without_quorum_nothing_is_promoted_and_nothing_released() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let bed = bed();
+    let vm = watched(&bed);
+    let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
+    see_more(&vm, 200);
+    let before = generation(&vm, &passive);
+    // Otherwise Pacemaker stops both replicas, and the VM with them.
+    let freeze = "crm configure property no-quorum-policy=freeze";
+    vm.run(&active, freeze).expect("crm takes the property");
+    // Every node alone: nobody has a majority.
+    for node in bed.nodes() {
+        bed.cut(node).expect("a cable can be pulled");
+    }
+    std::thread::sleep(Duration::from_secs(10));
+    let seen = vm.observer.bytes().len();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(
+        vm.observer.bytes().len(),
+        seen,
+        "nothing leaves without quorum"
+    );
+    assert_eq!(
+        generation(&vm, &passive).max(generation(&vm, &active)),
+        before
+    );
+    for node in bed.nodes() {
+        bed.heal(node).expect("a cable can be plugged in");
+    }
+    vm.wait_protected(bed.nodes())
+        .expect("the pair goes on, or forms anew");
+    see_more(&vm, 500);
+    judge(&vm.observer);
 }

@@ -40,12 +40,31 @@ fn wait_lost(bed: &Machines, observer: &str, node: &str) -> Result<()> {
     })
 }
 
+/// Waits until Pacemaker had a node's power switched; the switch then gives the power back.
+fn wait_fenced(bed: &Machines, node: &str) -> Result<()> {
+    let request = format!("reboot {node}");
+    let begin = Instant::now();
+    while !bed
+        .fencing_requests()
+        .iter()
+        .any(|made| made.line == request && made.answer == "ok")
+    {
+        ensure!(
+            begin.elapsed() < Duration::from_secs(180),
+            "{node} was not fenced"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
 #[test]
 fn machines_are_a_cluster_and_survive_losses() {
     let begin = Instant::now();
     let bed = Machines::builder()
         .nodes(3)
         .token_ms(3000)
+        .stonith(true)
         .cluster_at_boot(true)
         .up()
         .unwrap();
@@ -84,8 +103,8 @@ fn machines_are_a_cluster_and_survive_losses() {
     bed.kill("node3").unwrap();
     assert!(!bed.is_on("node3").unwrap());
     assert!(bed.exec("node3", &["true"]).is_err());
-    wait_lost(&bed, "node1", "node3").unwrap();
-    step(begin, "node3 killed, its loss noticed");
+    wait_fenced(&bed, "node3").unwrap();
+    step(begin, "node3 killed, its loss noticed, fenced");
     bed.power_on("node3").unwrap();
     assert_eq!(
         said(&bed, "node3", "cat /var/tmp/kept; stat -c %a /var/tmp/kept"),
@@ -93,6 +112,13 @@ fn machines_are_a_cluster_and_survive_losses() {
     );
     bed.wait_online(&all).unwrap();
     step(begin, "node3 online again, its disk as it was");
+
+    // From here on a lost node stays as it is.
+    said(
+        &bed,
+        "node1",
+        "crm_attribute --name stonith-enabled --update false",
+    );
 
     bed.cut("node2").unwrap();
     wait_lost(&bed, "node1", "node2").unwrap();

@@ -77,8 +77,9 @@ impl Machines {
                     status.stderr
                 );
             }
-            // Pacemaker has no event to wait for without linking its libraries.
-            std::thread::sleep(Duration::from_millis(500));
+            // Pacemaker has no event to wait for without linking its libraries, and asking costs an emulated node
+            // a second of its processor.
+            std::thread::sleep(Duration::from_secs(1));
         }
     }
 }

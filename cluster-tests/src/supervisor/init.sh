@@ -13,7 +13,9 @@ mkdir "$run/disks/.cgroup"
 mount -t cgroup2 cgroup2 "$run/disks/.cgroup"
 mkdir "$run/disks/.cgroup/$group"
 ip link set lo up
-ip link add br0 type bridge forward_delay 0 mcast_snooping 0
+# A bridge without an address of its own takes that of a port, and another one when the port goes:
+# connections to the outside would then stand still until the neighbours ask again.
+ip link add br0 address 02:4b:4d:00:00:fe type bridge forward_delay 0 mcast_snooping 0
 ip addr add 10.77.0.254/24 dev br0
 ip link set br0 up
 echo "$outer"
