@@ -276,7 +276,9 @@ impl Daemon {
 
     fn membership(&mut self, quorate: bool, members: BTreeSet<NodeName>) {
         let t_mono_us = mono_us();
-        for node in self.members.difference(&members) {
+        // Nobody, not even this node: Corosync ended, which is said elsewhere.
+        let lost = self.members.difference(&members);
+        for node in lost.filter(|_| !members.is_empty()) {
             warn!(%node, quorate, t_mono_us, "Corosync reports node lost");
         }
         for node in members.difference(&self.members) {

@@ -241,8 +241,7 @@ impl Engines {
 /// What the other side said, without D-Bus's name for the error around it.
 #[must_use]
 pub fn sentence(error: &zbus::Error) -> String {
-    match error {
-        zbus::Error::MethodError(_, Some(text), _) => text.clone(),
-        other => other.to_string(),
-    }
+    error
+        .description()
+        .map_or_else(|| error.to_string(), str::to_owned)
 }
