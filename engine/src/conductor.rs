@@ -58,8 +58,6 @@ pub enum Input {
     Guest(u64, GuestEvent),
     /// The first output of an epoch waits for a checkpoint.
     OutputQueued,
-    /// The console may have room again.
-    ConsoleRoom,
     /// From the connection to a passive replica.
     Link(LinkId, LinkEvent),
     /// From the connection of an active replica.
@@ -255,7 +253,6 @@ impl Conductor {
             Input::Request(request, reply) => self.request(request, reply),
             Input::Guest(machine, event) if machine == self.machine_number => self.guest(event),
             Input::Guest(..) | Input::OutputQueued => {}
-            Input::ConsoleRoom => self.machine.run_gate().wake(),
             Input::Link(id, event) => self.link_event(id, event),
             Input::Passive(event) => self.passive_event(event),
         }
@@ -384,7 +381,9 @@ fn new_machine(
         }
     });
     let output: Arc<Console> = Arc::clone(console);
-    Machine::new(MachineConfig { memory, boot }, output, events)
+    let machine = Machine::new(MachineConfig { memory, boot }, output, events)?;
+    console.wake_through(machine.run_gate());
+    Ok(machine)
 }
 
 fn fingerprint_difference(ours: &[u8], theirs: &[u8]) -> String {

@@ -2,6 +2,7 @@
 //! Two engine processes on this machine's `/dev/kvm` with a bare guest, judged from outside: what
 //! the observer of the console saw is complete, in order, and nothing was executed twice.
 
+mod cutter;
 mod replica_process;
 
 use std::net::TcpListener;
@@ -10,6 +11,9 @@ use kemari_api::replica::Promotion;
 use kemari_api::{Licence, Role};
 use kemari_cluster_tests::observer::Observer;
 use kemari_cluster_tests::{guests, ledger};
+use nix::sys::signal::Signal;
+
+use cutter::Cutter;
 use replica_process::{Description, PATIENCE, ReplicaProcess};
 
 /// The outside, and the descriptions of a VM whose console goes there.
@@ -29,14 +33,17 @@ impl Outside {
     }
 
     fn replica(&self, node: &str, cmdline: &str) -> ReplicaProcess {
-        let description = Description {
+        ReplicaProcess::start(node, &self.description(cmdline))
+    }
+
+    fn description<'a>(&'a self, cmdline: &'a str) -> Description<'a> {
+        Description {
             memory_mib: 64,
             kernel: guests::ledger(),
             cmdline,
             console: &self.console,
             replication: "",
-        };
-        ReplicaProcess::start(node, &description)
+        }
     }
 
     /// Waits until this many more bytes were seen.
@@ -108,5 +115,238 @@ fn a_demoted_replica_hands_over_without_loss_and_can_come_back() {
         outside.see_more(300);
         pair = [passive, active];
     }
+    outside.judge();
+}
+
+#[test]
+fn a_frozen_active_replica_that_was_replaced_is_refused_and_stops() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let a = outside.replica("a", "");
+    let b = outside.replica("b", "");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    outside.see_more(500);
+    a.signal(Signal::SIGSTOP);
+    b.wait("the silence noticed", |status| {
+        status.detail.contains("lost")
+    });
+    b.promote(Promotion::TakeOver, 2).unwrap();
+    outside.see_more(500);
+    a.signal(Signal::SIGCONT);
+    // No agent tells it: the other replica itself does, when it is asked to pair again.
+    let status = a.wait("the old one outdated", |status| {
+        status.role == Role::Outdated
+    });
+    assert_eq!(
+        (status.licence, status.generation.get()),
+        (Licence::None, 2)
+    );
+    let refused = a.promote(Promotion::TakeOver, 3).unwrap_err().to_string();
+    assert!(refused.contains("outdated"), "{refused}");
+    outside.see_more(500);
+    outside.judge();
+}
+
+#[test]
+fn a_lost_link_holds_outputs_and_a_returned_one_goes_on_without_a_copy() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let a = outside.replica("a", "pages=8");
+    let b = outside.replica("b", "pages=8");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    outside.see_more(500);
+    b.signal(Signal::SIGSTOP);
+    a.wait("the cut noticed", |status| status.licence == Licence::Cut);
+    let solo = a.go_solo(1).unwrap_err().to_string();
+    assert!(solo.contains("not newer"), "{solo}");
+    b.signal(Signal::SIGCONT);
+    a.wait("the pair again", |status| {
+        status.licence == Licence::Paired && status.in_sync
+    });
+    assert!(
+        a.log().contains("from=epoch"),
+        "it went on from what was held:\n{}",
+        a.log()
+    );
+    outside.see_more(500);
+    outside.judge();
+}
+
+#[test]
+fn an_active_replica_goes_solo_only_when_it_is_cut_and_told_a_newer_generation() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let a = outside.replica("a", "");
+    let mut b = outside.replica("b", "");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    let refused = a.go_solo(2).unwrap_err().to_string();
+    assert!(refused.contains("still takes part"), "{refused}");
+    b.kill();
+    a.wait("the cut noticed", |status| status.licence == Licence::Cut);
+    a.go_solo(2).unwrap();
+    assert_eq!(a.status().licence, Licence::Solo);
+    outside.see_more(500);
+    outside.judge();
+}
+
+#[test]
+fn a_replica_told_of_a_newer_generation_never_runs_from_what_it_had() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let a = outside.replica("a", "");
+    let b = outside.replica("b", "");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    b.wait("in sync", |status| status.in_sync);
+    b.outdate(5).unwrap();
+    let refused = b.promote(Promotion::TakeOver, 6).unwrap_err().to_string();
+    assert!(refused.contains("not in sync"), "{refused}");
+    a.outdate(5).unwrap();
+    assert_eq!(a.status().role, Role::Outdated);
+    outside.judge();
+}
+
+#[test]
+fn a_connection_cut_anywhere_leaves_the_passive_replica_promotable_or_not_in_sync() {
+    if !kvm_or_skip() {
+        return;
+    }
+    // The copy of 64 MiB of mostly zero pages is about 200 KiB; then checkpoints follow.
+    for bytes in [
+        40, 1_000, 150_000, 260_000, 300_001, 340_003, 380_007, 500_011,
+    ] {
+        let outside = Outside::new();
+        let a = outside.replica("a", "pages=4");
+        let b = outside.replica("b", "pages=4");
+        a.promote(Promotion::ColdStart, 1).unwrap();
+        outside.see_more(300);
+        let cutter = Cutter::start(&b.address, bytes);
+        a.migrate(&cutter.address);
+        cutter.wait_cut();
+        b.wait("the cut noticed", |_| b.log().contains("connection ended"));
+        let taken_over = b.promote(Promotion::TakeOver, 2);
+        println!(
+            "cut after {bytes} bytes: {taken_over:?} from epoch {}",
+            b.status().epoch
+        );
+        if let Err(refused) = taken_over {
+            assert!(refused.to_string().contains("not in sync"), "{refused}");
+            let noticed = |text: &str| text.contains("held") || text.contains("not replicating");
+            let status = a.wait("the cut noticed", |status| noticed(&status.detail));
+            if status.licence == Licence::Cut {
+                // The first commit was on its way: only arbitration knows that it never arrived.
+                a.go_solo(2).unwrap();
+            }
+        }
+        outside.see_more(300);
+        outside.judge();
+    }
+}
+
+#[test]
+fn replicas_that_differ_refuse_each_other_and_say_why() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let a = outside.replica("a", "");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    let larger = Description {
+        memory_mib: 128,
+        ..outside.description("")
+    };
+    let b = ReplicaProcess::start("b", &larger);
+    let refused = a
+        .monitor(&format!("migrate {}", b.address))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("Memory: 128 MiB") && refused.contains("128"),
+        "{refused}"
+    );
+    let other = ReplicaProcess::start_named("c", "other", &outside.description(""));
+    let refused = a
+        .monitor(&format!("migrate {}", other.address))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("VM other") && refused.contains("check address"),
+        "{refused}"
+    );
+    outside.see_more(300);
+    outside.judge();
+}
+
+#[test]
+fn the_monitor_speaks_the_words_of_the_first_kemari() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let mut a = outside.replica("a", "");
+    let b = outside.replica("b", "");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    assert_eq!(a.monitor(&format!("migrate -d {}", b.address)).unwrap(), "");
+    a.wait("a pair", |status| status.in_sync);
+    let status = a.monitor("info status").unwrap();
+    assert!(
+        status.starts_with("VM status: running\nrole: active\nlicence: paired"),
+        "{status}"
+    );
+    let figures = a.monitor("info migrate").unwrap();
+    assert!(
+        figures.contains("active (continuous)") && figures.contains("p99"),
+        "{figures}"
+    );
+    a.monitor("stop").unwrap();
+    assert!(a.monitor("info status").unwrap().contains("paused"));
+    a.monitor("cont").unwrap();
+    outside.see_more(300);
+    let unknown = a.monitor("migrte x").unwrap_err().to_string();
+    assert!(
+        unknown.contains("\"migrte\"") && unknown.contains("help"),
+        "{unknown}"
+    );
+    let wrong = a.monitor("migrate -d tcp:x:1").unwrap_err().to_string();
+    assert!(wrong.contains("kemari:tcp:HOST:PORT"), "{wrong}");
+    // The guest powers itself off when its button is pressed; the pair dissolves in good order.
+    a.monitor("system_powerdown").unwrap();
+    assert_eq!(a.exit_status(), Some(0), "{}", a.log());
+    b.wait("nothing left to run", |status| {
+        status.role == Role::Waiting && !status.in_sync
+    });
+    outside.judge();
+}
+
+#[test]
+fn synchronous_mode_stops_the_guest_until_each_acknowledgement() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let synchronous = Description {
+        replication: "synchronous = true\n",
+        ..outside.description("pages=8")
+    };
+    let mut a = ReplicaProcess::start("a", &synchronous);
+    let b = ReplicaProcess::start("b", &synchronous);
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    outside.see_more(500);
+    a.kill();
+    b.wait("the loss noticed", |status| status.detail.contains("lost"));
+    b.promote(Promotion::TakeOver, 2).unwrap();
+    outside.see_more(500);
     outside.judge();
 }

@@ -2,19 +2,21 @@
 //! The event-tap of the serial console, shared by the vCPU, the sink and the conductor.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use kemari_api::Generation;
 use kemari_replication::OutputKind;
 use kemari_replication::event_tap::{EventTap, Release, TapConfig};
 use kemari_replication::gate::OutputGate;
-use kemari_vmm::ConsoleOutput;
+use kemari_replication::licence::Permission;
+use kemari_vmm::{ConsoleOutput, RunGate};
 
 use crate::clock;
 use crate::conductor::Input;
 
-/// The tap has room while this much more fits: one guest instruction may write that much.
-const HEADROOM_BYTES: usize = 4096;
+/// How long the sink lets the first byte of a burst wait under a solo licence.
+const GATHER: Duration = Duration::from_micros(200);
 
 #[derive(Debug)]
 struct Inner {
@@ -25,6 +27,9 @@ struct Inner {
     incarnation: u64,
     /// The sink is writing something right now.
     writing: bool,
+    /// The vCPU found no room and waits at this gate.
+    waits_at: Option<RunGate>,
+    run_gate: Option<RunGate>,
 }
 
 /// The console of one replica.
@@ -57,12 +62,19 @@ impl Console {
             output_since: None,
             incarnation: 0,
             writing: false,
+            waits_at: None,
+            run_gate: None,
         };
         Arc::new(Self {
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             inputs,
         })
+    }
+
+    /// The gate at which the vCPU of the machine there is now waits for room.
+    pub fn wake_through(&self, gate: RunGate) {
+        self.lock().run_gate = Some(gate);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -136,6 +148,12 @@ impl Console {
                 .changed
                 .wait(inner)
                 .unwrap_or_else(PoisonError::into_inner);
+            if inner.gate.licence().permission() == Permission::All {
+                // A serial port puts out one byte at a time; each need not be written alone.
+                drop(inner);
+                thread::sleep(GATHER);
+                inner = self.lock();
+            }
         }
     }
 
@@ -146,9 +164,12 @@ impl Console {
         if inner.incarnation == job.incarnation {
             inner.gate.taken();
         }
+        if inner.gate.tap().has_room()
+            && let Some(gate) = inner.waits_at.take()
+        {
+            gate.wake();
+        }
         self.changed.notify_all();
-        drop(inner);
-        let _ = self.inputs.send(Input::ConsoleRoom);
     }
 
     /// Sink: the outside could not take it; it is offered again while it may still leave.
@@ -179,8 +200,9 @@ impl ConsoleOutput for Console {
     }
 
     fn has_room(&self) -> bool {
-        self.lock().gate.tap().has_room()
+        let mut inner = self.lock();
+        let room = inner.gate.tap().has_room();
+        inner.waits_at = if room { None } else { inner.run_gate.clone() };
+        room
     }
 }
-
-const _: () = assert!(HEADROOM_BYTES >= 1024, "see ConsoleOutput::has_room");

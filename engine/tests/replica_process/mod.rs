@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use kemari_api::Generation;
 use kemari_api::replica::{self, Promotion, ReplicaProxy, ReplicaStatus};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
 /// No step of a test takes longer than this on a sound machine, however slow.
@@ -14,8 +16,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One engine with directories of its own. Dropping it kills the process.
 pub struct ReplicaProcess {
-    /// The node name it was given.
-    pub node: String,
     /// Where it accepts replication.
     pub address: String,
     child: Child,
@@ -47,6 +47,11 @@ pub fn free_port() -> u16 {
 impl ReplicaProcess {
     /// Starts an engine that waits.
     pub fn start(node: &str, description: &Description<'_>) -> Self {
+        Self::start_named(node, "vm", description)
+    }
+
+    /// Starts an engine that waits, of a VM of this name.
+    pub fn start_named(node: &str, vm: &str, description: &Description<'_>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("kemari-test-")
             .tempdir()
@@ -55,7 +60,7 @@ impl ReplicaProcess {
         let port = free_port();
         let config = directory.join("vm.toml");
         let text = format!(
-            "[vm]\nname = \"vm\"\nmemory_mib = {}\n[boot]\nkernel = {:?}\ncmdline = {:?}\n\
+            "[vm]\nname = {vm:?}\nmemory_mib = {}\n[boot]\nkernel = {:?}\ncmdline = {:?}\n\
              [console]\noutput = {:?}\n[replication]\nport = {port}\n{}\n\
              [replication.addresses]\n{node} = \"127.0.0.1\"\n",
             description.memory_mib,
@@ -82,10 +87,10 @@ impl ReplicaProcess {
             .enable_all()
             .build();
         let runtime = runtime.unwrap();
-        let vm = "vm".parse().unwrap();
+        let vm = vm.parse().unwrap();
         let begun = Instant::now();
         let proxy = loop {
-            let socket = directory.join("vm.sock");
+            let socket = directory.join(format!("{vm}.sock"));
             if let Ok((proxy, _)) = runtime.block_on(replica::connect_at(&vm, &socket)) {
                 break proxy;
             }
@@ -96,7 +101,6 @@ impl ReplicaProcess {
             std::thread::sleep(Duration::from_millis(2));
         };
         Self {
-            node: node.to_owned(),
             address,
             child,
             directory,
@@ -176,9 +180,15 @@ impl ReplicaProcess {
         self.child.wait().unwrap().code()
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// `migrate -d`.
+    pub fn migrate(&self, address: &str) {
+        self.monitor(&format!("migrate -d {address}")).unwrap();
     }
 
     /// Everything it logged.
