@@ -386,12 +386,12 @@ fn new_machine(
     Ok(machine)
 }
 
-fn fingerprint_difference(ours: &[u8], theirs: &[u8]) -> String {
+/// What keeps two machines from being replicas of one VM. Small differences (a TSC calibrated anew
+/// at each boot) do not.
+fn fingerprint_difference(ours: &[u8], theirs: &[u8]) -> Option<String> {
     let decode = |bytes| postcard::from_bytes::<kemari_vmm::MachineFingerprint>(bytes).ok();
     match (decode(ours), decode(theirs)) {
-        (Some(ours), Some(theirs)) => ours
-            .difference(&theirs)
-            .unwrap_or_else(|| "no difference found".into()),
-        _ => "the other engine describes its machine in a form this one does not know".into(),
+        (Some(ours), Some(theirs)) => ours.difference(&theirs),
+        _ => Some("the other engine describes its machine in a form this one does not know".into()),
     }
 }

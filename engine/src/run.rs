@@ -25,7 +25,7 @@ use crate::record::LicenceFile;
 
 /// Runs a replica until it ends.
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let config = VmConfig::load(&arguments.config).map_err(configuration)?;
+    let config = VmConfig::load(&arguments.config).map_err(|error| configuration(&error))?;
     check_files(&config)?;
     let node = match &arguments.node {
         Some(node) => node.clone(),
@@ -42,8 +42,8 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     runtime.block_on(supervise(config, node, incoming))
 }
 
-fn configuration(error: ConfigError) -> Failure {
-    Failure::new(FailureKind::Configuration, &error)
+fn configuration(error: &ConfigError) -> Failure {
+    Failure::new(FailureKind::Configuration, error)
 }
 
 /// Files named in the description that this node must have.

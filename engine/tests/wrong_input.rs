@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a tired administrator gets wrong: each ends with the right exit status and a sentence that
 //! names the thing, the value and the remedy.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it must be"
+)]
 
 use std::fs;
 use std::net::TcpListener;

@@ -139,7 +139,7 @@ impl Conductor {
             return;
         }
         match event {
-            LinkEvent::Up(link) => self.link_up(id, link),
+            LinkEvent::Up(link) => self.link_up(id, *link),
             LinkEvent::Acked(epoch) => self.acked(epoch),
             LinkEvent::Alive | LinkEvent::Drained => {}
             LinkEvent::Goodbye(Goodbye::Outdated) => self.finish_peer_outdated(),

@@ -31,7 +31,7 @@ pub struct LinkId(pub u64);
 #[derive(Debug)]
 pub enum LinkEvent {
     /// Greeted and welcomed.
-    Up(Link),
+    Up(Box<Link>),
     /// Every epoch up to this one is committed.
     Acked(Epoch),
     /// The other side is alive.
@@ -129,7 +129,7 @@ impl Attempt {
             FrameReader::new(stream.try_clone().map_err(LinkError::Io)?, self.silence_max)
                 .map_err(LinkError::Io)?;
         let (link, mut receiver) = self.greet(stream, &mut reader, config)?;
-        self.tell(LinkEvent::Up(link));
+        self.tell(LinkEvent::Up(Box::new(link)));
         loop {
             let (header, payload) = reader.next()?;
             match receiver.on_frame(&header, payload)? {

@@ -16,8 +16,9 @@ pub struct PassiveConfig {
     pub node: NodeName,
     /// Which pages are RAM.
     pub ram: RamLayout,
-    /// Says for people how two fingerprints differ (ours, theirs).
-    pub difference: fn(&[u8], &[u8]) -> String,
+    /// Judges two fingerprints that are not equal byte for byte (ours, theirs): `None` if they may
+    /// pair all the same, otherwise what differs, for people.
+    pub difference: fn(&[u8], &[u8]) -> Option<String>,
 }
 
 /// An active replica that may be welcomed.

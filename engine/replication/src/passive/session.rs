@@ -287,8 +287,7 @@ impl PassiveSession {
                 ours: ours.vm.clone(),
                 theirs: body.identity.vm,
             }
-        } else if body.identity.fingerprint != ours.fingerprint {
-            let text = (self.config.difference)(&ours.fingerprint, &body.identity.fingerprint);
+        } else if let Some(text) = self.fingerprint_difference(&body.identity.fingerprint) {
             Refusal::FingerprintDiffers { text }
         } else if header.generation < self.replica.generation() {
             Refusal::Outdated {
@@ -306,6 +305,13 @@ impl PassiveSession {
             }));
         };
         Ok(PassiveAction::Refuse(refusal))
+    }
+
+    fn fingerprint_difference(&self, theirs: &[u8]) -> Option<String> {
+        let ours = self.config.identity.fingerprint.as_slice();
+        (ours != theirs)
+            .then(|| (self.config.difference)(ours, theirs))
+            .flatten()
     }
 
     fn copy<'a>(&mut self, payload: &'a [u8]) -> Result<PassiveAction<'a>, ProtocolError> {

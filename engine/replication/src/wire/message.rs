@@ -22,12 +22,13 @@ pub const POSTCARD_BYTES_MAX: usize = 64 * 1024;
 /// Longest text for people in a refusal, in bytes; longer ones are cut.
 pub const REASON_BYTES_MAX: usize = 4096;
 
-/// Which VM a replica is of. Two replicas pair only if theirs are equal.
+/// Which VM a replica is of. Two replicas pair only if the names are equal and the
+/// fingerprints fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmIdentity {
     /// Name of the VM.
     pub vm: VmName,
-    /// Everything that must be equal on both sides (memory size, devices, CPU model, …), encoded
+    /// What must fit on both sides (memory size, devices, CPU model, …), encoded and judged
     /// by the process. Opaque here.
     pub fingerprint: Vec<u8>,
 }

@@ -97,7 +97,7 @@ pub fn passive(replica: Replica) -> PassiveSession {
         identity: identity(),
         node: "b".parse().expect("a valid name"),
         ram: layout(),
-        difference: |_, _| "the fingerprint differs".to_owned(),
+        difference: |_, _| Some("the fingerprint differs".to_owned()),
     };
     PassiveSession::new(config, replica)
 }
