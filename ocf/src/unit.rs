@@ -103,18 +103,19 @@ impl UnitState {
         matches!(self.active.as_str(), "inactive" | "failed")
     }
 
-    /// One sentence about how it ended.
+    /// One sentence about how it ended. Only an engine that ended by itself had time to say why;
+    /// the words of a killed one are those of its good days.
     pub(crate) fn ending(&self, unit: &str) -> String {
         let end = match self.end {
+            ProcessEnd::Exit(status) if status != 0 && !self.text.is_empty() => {
+                let text = self.text.trim_end_matches('.');
+                return format!("{text} ({unit}: exit status {status})");
+            }
             ProcessEnd::Exit(status) => format!("exit status {status}"),
             ProcessEnd::Signal(signal) => format!("killed by signal {signal}"),
             ProcessEnd::Unknown => self.result.clone(),
         };
-        if self.text.is_empty() {
-            format!("{unit} ended ({end}): see journalctl -u {unit}")
-        } else {
-            format!("{} ({unit}: {end})", self.text.trim_end_matches('.'))
-        }
+        format!("{unit} ended ({end}): see journalctl -u {unit}")
     }
 
     /// The failure of a unit that should have started.
@@ -288,7 +289,7 @@ mod tests {
             failure.reason,
             "No /dev/kvm: load kvm_amd (kemari-vm@vm.service: exit status 69)"
         );
-        let silent = ended(ProcessEnd::Signal(9), "").failure("u.service");
+        let silent = ended(ProcessEnd::Signal(9), "vm: active").failure("u.service");
         assert_eq!(
             silent.reason,
             "u.service ended (killed by signal 9): see journalctl -u u.service"

@@ -5,8 +5,15 @@
 # usage: cluster-crm.sh [NODE1 NODE2]   the two nodes that hold the replicas; others are witnesses
 set -eu
 
+# With more than two nodes, the others only vote.
+hosts=
+if [ $# -eq 2 ]; then
+    hosts="location vm-pair-hosts vm-pair resource-discovery=exclusive \\
+    rule 0: #uname eq $1 or #uname eq $2"
+fi
+
 # Everything in one commit: a primitive that is not cloned yet would be started alone.
-crm configure <<'CRM'
+crm configure <<CRM
 primitive vm ocf:kemari:vm \
     params config=/etc/kemari/vm.toml \
     op start timeout=60s interval=0s \
@@ -19,11 +26,6 @@ primitive vm ocf:kemari:vm \
 clone vm-pair vm \
     meta promotable=true notify=true interleave=true \
     clone-max=2 clone-node-max=1 promoted-max=1 promoted-node-max=1
+$hosts
 commit
 CRM
-
-# With more than two nodes, the others only vote.
-if [ $# -eq 2 ]; then
-    crm configure location vm-pair-hosts vm-pair resource-discovery=exclusive \
-        rule 0: "#uname" eq "$1" or "#uname" eq "$2"
-fi
