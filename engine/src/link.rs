@@ -10,4 +10,4 @@ pub mod active;
 pub mod passive;
 mod stream;
 
-pub use stream::{FrameReader, LinkError};
+pub use stream::{COPY_PATIENCE, FrameReader, LinkError};

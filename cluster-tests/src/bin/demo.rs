@@ -102,7 +102,21 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     narrator.step("the nodes have booted; starting Corosync and Pacemaker on them");
     bed.start_cluster()?;
-    show(&narrator, bed.as_ref(), guest)
+    let replication = match kind {
+        BedKind::Namespaces => String::new(),
+        // Emulated machines are ten to thirty times slower than real ones.
+        BedKind::Machines => "peer_timeout_ms = 5000".to_owned(),
+    };
+    let outcome = show(&narrator, bed.as_ref(), guest, replication);
+    if outcome.is_err() {
+        let place = tempfile::Builder::new()
+            .prefix("kemari-demo-")
+            .tempdir()?
+            .keep();
+        bed.collect_journals(&place)?;
+        narrator.step(&format!("the nodes' journals are in {}", place.display()));
+    }
+    outcome
 }
 
 fn bare_guest() -> Guest {
@@ -125,11 +139,11 @@ fn linux(narrator: &Narrator) -> Result<Guest> {
     })
 }
 
-fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest) -> Result<()> {
+fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -> Result<()> {
     let options = Options {
         guest,
         monitor_s: 10,
-        replication: String::new(),
+        replication,
         patience: Duration::from_secs(240),
     };
     narrator.step("installing the VM description and the guest's kernel on the nodes");

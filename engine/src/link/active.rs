@@ -20,7 +20,7 @@ use kemari_replication::active::{
 };
 use kemari_replication::wire::{Goodbye, Refusal};
 
-use super::{FrameReader, LinkError};
+use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::conductor::Input;
 
 /// Which attempt a link event belongs to; events of an older one are ignored.
@@ -125,15 +125,21 @@ impl Attempt {
 
     fn try_run(&self, config: ActiveConfig) -> Result<std::convert::Infallible, LinkError> {
         let stream = self.connect()?;
-        let mut reader =
-            FrameReader::new(stream.try_clone().map_err(LinkError::Io)?, self.silence_max)
-                .map_err(LinkError::Io)?;
+        let patience = self.silence_max * COPY_PATIENCE;
+        let mut reader = FrameReader::new(stream.try_clone().map_err(LinkError::Io)?, patience)
+            .map_err(LinkError::Io)?;
         let (link, mut receiver) = self.greet(stream, &mut reader, config)?;
         self.tell(LinkEvent::Up(Box::new(link)));
+        let mut committed = false;
         loop {
             let (header, payload) = reader.next()?;
             match receiver.on_frame(&header, payload)? {
-                ActiveEvent::Acked { epoch } => self.tell(LinkEvent::Acked(epoch)),
+                ActiveEvent::Acked { epoch } => {
+                    if !std::mem::replace(&mut committed, true) {
+                        reader.set_silence_max(self.silence_max)?;
+                    }
+                    self.tell(LinkEvent::Acked(epoch));
+                }
                 ActiveEvent::Alive => self.tell(LinkEvent::Alive),
                 ActiveEvent::Goodbye(goodbye) => {
                     self.tell(LinkEvent::Goodbye(goodbye));
@@ -161,7 +167,7 @@ impl Attempt {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(LinkError::Io)?;
                     stream
-                        .set_write_timeout(Some(self.silence_max))
+                        .set_write_timeout(Some(self.silence_max * COPY_PATIENCE))
                         .map_err(LinkError::Io)?;
                     return Ok(stream);
                 }

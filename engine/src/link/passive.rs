@@ -20,7 +20,7 @@ use kemari_replication::passive::{
 use kemari_replication::wire::{Goodbye, Refusal};
 use kemari_vmm::{GuestRam, MachineState};
 
-use super::{FrameReader, LinkError};
+use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::conductor::Input;
 
 /// What the listener tells the conductor.
@@ -299,7 +299,9 @@ impl<'a> Reception<'a> {
 
     /// Until the connection ends. `Ok` after a refusal: nothing has changed then.
     fn run(&mut self) -> Result<(), LinkError> {
-        let mut reader = self.server.reader(self.stream, self.silence_max)?;
+        let patience = self.silence_max * COPY_PATIENCE;
+        let mut reader = self.server.reader(self.stream, patience)?;
+        let mut committed = false;
         loop {
             let (header, payload) = reader.next()?;
             match self.session.on_frame(&header, payload)? {
@@ -316,7 +318,12 @@ impl<'a> Reception<'a> {
                     }
                     merge(&self.ram, pages)?;
                 }
-                PassiveAction::Complete(checkpoint) => self.commit(checkpoint)?,
+                PassiveAction::Complete(checkpoint) => {
+                    self.commit(checkpoint)?;
+                    if !std::mem::replace(&mut committed, true) {
+                        reader.set_silence_max(self.silence_max)?;
+                    }
+                }
                 PassiveAction::Alive => {
                     self.session.heartbeat(&mut self.frames);
                     self.flush()?;

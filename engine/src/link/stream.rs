@@ -12,6 +12,10 @@ use thiserror::Error;
 /// Read ahead this much: a header and its payload then cost one system call, not two.
 const READ_AHEAD_BYTES: usize = 256 * 1024;
 
+/// Before the first commit of a session nobody depends on noticing a loss fast, and the copy keeps
+/// both sides and the link busy: silence may be this many times longer.
+pub const COPY_PATIENCE: u32 = 10;
+
 /// Why a link ended.
 #[derive(Debug, Error)]
 pub enum LinkError {
@@ -70,6 +74,15 @@ impl FrameReader {
             payload: Vec::new(),
             silence_max,
         })
+    }
+
+    /// From now on a read that waits longer than this fails.
+    pub fn set_silence_max(&mut self, silence_max: Duration) -> Result<(), LinkError> {
+        self.silence_max = silence_max;
+        self.stream
+            .get_ref()
+            .set_read_timeout(Some(silence_max))
+            .map_err(LinkError::Io)
     }
 
     /// The next frame.
