@@ -65,12 +65,11 @@ fn machines_are_a_cluster_and_survive_losses() {
         .nodes(3)
         .token_ms(3000)
         .stonith(true)
-        .cluster_at_boot(true)
         .up()
         .unwrap();
     let all = bed.nodes().to_vec();
     step(begin, "booted");
-    bed.wait_online(&all).unwrap();
+    bed.start_cluster().unwrap();
     step(begin, "all nodes online");
 
     for node in &all {
@@ -110,6 +109,7 @@ fn machines_are_a_cluster_and_survive_losses() {
         said(&bed, "node3", "cat /var/tmp/kept; stat -c %a /var/tmp/kept"),
         "kept\n640"
     );
+    bed.start_cluster_on("node3").unwrap();
     bed.wait_online(&all).unwrap();
     step(begin, "node3 online again, its disk as it was");
 

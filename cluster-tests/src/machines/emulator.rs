@@ -68,15 +68,6 @@ impl Acceleration {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
         }
     }
-
-    /// What the machine's kernel is told.
-    fn kernel_options(self) -> &'static str {
-        match self {
-            // Without `tsc=reliable` every look at the clock leaves the translated code for the HPET.
-            Self::Tcg => "tsc=reliable",
-            Self::Kvm => "",
-        }
-    }
 }
 
 /// What a machine is made of; the same at every power-on.
@@ -85,6 +76,8 @@ pub(crate) struct Hardware {
     pub(crate) node: String,
     pub(crate) acceleration: Acceleration,
     pub(crate) memory_mib: u32,
+    /// The rate of the machine's time stamp counter, where its kernel shall not measure it.
+    pub(crate) tsc_khz: Option<u64>,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     /// In the order that `init.sh` knows.
@@ -179,11 +172,14 @@ impl Hardware {
     }
 
     fn kernel_command_line(&self) -> String {
+        // With the counter as clock, a look at the time does not leave the translated code for the HPET.
+        let clock = self.tsc_khz.map_or_else(String::new, |khz| {
+            format!("tsc=reliable tsc_early_khz={khz}")
+        });
         format!(
             "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr audit=0 cryptomgr.notests net.ifnames=0 \
-             systemd.show_status=no bed.address={} {}",
-            self.address,
-            self.acceleration.kernel_options()
+             systemd.show_status=no bed.address={} {clock}",
+            self.address
         )
     }
 }

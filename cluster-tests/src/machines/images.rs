@@ -48,6 +48,9 @@ Audit=no
 ReadKMsg=no
 ";
 
+/// Three emulated machines on two busy cores can need longer than the 90 s that systemd grants a service.
+const PATIENCE: &str = "[Manager]\nDefaultTimeoutStartSec=300\nDefaultTimeoutStopSec=300\n";
+
 /// Units that a test node does not need and that cost seconds under emulation. No udev: devtmpfs makes the nodes.
 const MASKED: &[&str] = &[
     "console-getty.service",
@@ -143,6 +146,16 @@ impl Own<'_> {
         stage.file(
             "/etc/systemd/journald.conf.d/virtual-machine.conf",
             JOURNAL.as_bytes(),
+            0o644,
+        )?;
+        stage.file(
+            "/etc/systemd/system.conf.d/test-bed.conf",
+            PATIENCE.as_bytes(),
+            0o644,
+        )?;
+        stage.file(
+            "/etc/systemd/system/pacemaker.service.d/test-bed.conf",
+            b"[Service]\nTimeoutStartSec=300\n",
             0o644,
         )?;
         stage.units(self.rootfs, self.cluster_at_boot)?;

@@ -19,6 +19,7 @@
 //! ```
 
 mod channel;
+mod clock;
 mod cluster;
 pub(crate) mod cpio;
 mod emulator;
@@ -165,6 +166,11 @@ impl Builder {
             "machines: {} node(s), kernel {}, acceleration {acceleration:?}",
             self.nodes, kernel.release
         );
+        let tsc_khz = match acceleration {
+            Acceleration::Tcg => clock::tsc_khz()?,
+            // KVM tells the machine itself.
+            Acceleration::Kvm => None,
+        };
         let hardware = cluster
             .nodes
             .iter()
@@ -184,6 +190,7 @@ impl Builder {
                     node: node.clone(),
                     acceleration,
                     memory_mib: self.memory_mib,
+                    tsc_khz,
                     kernel: vmlinux.clone(),
                     initramfs: initramfs.clone(),
                     shared_images: shared_images.clone(),
