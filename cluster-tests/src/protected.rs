@@ -196,6 +196,13 @@ impl<'a> ProtectedVm<'a> {
         }))
     }
 
+    /// Waits until Pacemaker has nothing more to do, so that what was lost before is dealt with.
+    pub fn settle(&self, node: &str) -> Result<()> {
+        let seconds = self.options.patience.as_secs();
+        self.run(node, &format!("crm_resource --wait --timeout={seconds}"))
+            .map(drop)
+    }
+
     /// Waits until one of these nodes is active and its peer in sync. Returns (active, passive).
     pub fn wait_protected(&self, nodes: &[String]) -> Result<(String, String)> {
         let begun = Instant::now();

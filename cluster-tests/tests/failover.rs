@@ -168,6 +168,17 @@ fn watched(bed: &Namespaces) -> ProtectedVm<'_> {
     vm
 }
 
+/// A pair, in a cluster that has dealt with what was lost before. A node that merges again makes
+/// Pacemaker stop and start replicas; a second loss in the middle of that would be two failures.
+fn settled(bed: &Namespaces, vm: &ProtectedVm<'_>) -> (String, String) {
+    let all = bed.nodes();
+    bed.wait_online(all).expect("the nodes merge");
+    vm.settle(&all[0]).expect("Pacemaker comes to rest");
+    let pair = vm.wait_protected(all).expect("a pair forms");
+    see_more(vm, 200);
+    pair
+}
+
 /// Waits until the old active replica has stopped: it found itself outdated, or Pacemaker, which
 /// stops everything on a node without quorum, was first.
 fn stops_being_active(vm: &ProtectedVm<'_>, node: &str) {
@@ -196,8 +207,7 @@ fn an_active_replica_that_is_cut_off_releases_nothing_and_is_outdated_when_it_re
     let vm = watched(&bed);
     let mut figures = Figures::default();
     for _ in 0..3 {
-        let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
-        see_more(&vm, 200);
+        let (active, passive) = settled(&bed, &vm);
         let before = generation(&vm, &passive);
         let lost_us = now_us();
         bed.cut(&active).expect("a cable can be pulled");
@@ -221,8 +231,7 @@ fn a_frozen_active_replica_is_outdated_when_it_thaws() {
     let vm = watched(&bed);
     let mut figures = Figures::default();
     for _ in 0..3 {
-        let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
-        see_more(&vm, 200);
+        let (active, passive) = settled(&bed, &vm);
         let before = generation(&vm, &passive);
         let lost_us = now_us();
         bed.freeze(&active).expect("a node can be stalled");

@@ -183,7 +183,7 @@ fn a_lost_link_holds_outputs_and_a_returned_one_goes_on_without_a_copy() {
 }
 
 #[test]
-fn an_active_replica_goes_solo_only_when_it_is_cut_and_told_a_newer_generation() {
+fn an_active_replica_goes_solo_only_with_a_newer_generation() {
     if !kvm_or_skip() {
         return;
     }
@@ -192,12 +192,34 @@ fn an_active_replica_goes_solo_only_when_it_is_cut_and_told_a_newer_generation()
     let mut b = outside.replica("b", "");
     a.promote(Promotion::ColdStart, 1).unwrap();
     a.protect(&b);
-    let refused = a.go_solo(2).unwrap_err().to_string();
-    assert!(refused.contains("still takes part"), "{refused}");
+    let refused = a.go_solo(1).unwrap_err().to_string();
+    assert!(refused.contains("not newer"), "{refused}");
     b.kill();
     a.wait("the cut noticed", |status| status.licence == Licence::Cut);
     a.go_solo(2).unwrap();
     assert_eq!(a.status().licence, Licence::Solo);
+    outside.see_more(500);
+    outside.judge();
+}
+
+#[test]
+fn an_active_replica_that_is_told_to_go_solo_leaves_its_pair() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let a = outside.replica("a", "");
+    let b = outside.replica("b", "");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    a.go_solo(2).unwrap();
+    assert_eq!(a.status().licence, Licence::Solo);
+    b.wait("the end of the pair", |status| {
+        status.detail.contains("lost")
+    });
+    outside.see_more(500);
+    a.protect(&b);
+    assert_eq!(b.status().generation, a.status().generation);
     outside.see_more(500);
     outside.judge();
 }

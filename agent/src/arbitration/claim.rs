@@ -261,7 +261,7 @@ impl Vm {
                     && !self.requests.is_empty()
             }
             Purpose::Solo => {
-                self.word.is_some()
+                (self.word.is_some() || self.peer_is_lost(cluster))
                     && self
                         .local_is_held_back()
                         .is_some_and(|l| next(l.generation))

@@ -27,15 +27,18 @@ impl Vm {
     /// The replica this passive one follows can certainly not run on, or its node is out of the
     /// membership, in which case the majority decides.
     pub(super) fn active_is_lost(&self, cluster: &Cluster) -> bool {
+        self.live_active(cluster).is_none() && self.peer_is_lost(cluster)
+    }
+
+    /// The node of the other replica left the membership (then the majority decides), or said
+    /// itself that the engine process ended.
+    pub(super) fn peer_is_lost(&self, cluster: &Cluster) -> bool {
         let Some(local) = &self.local else {
             return false;
         };
         let Ok(peer) = local.peer.parse::<NodeName>() else {
             return false;
         };
-        if self.live_active(cluster).is_some() {
-            return false;
-        }
         let engine_ended = self.ended.get(&peer) == Some(&local.generation);
         let node_lost = !cluster.too_few_for_majority()
             && cluster.configured.contains(&peer)

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Going on alone after Pacemaker said that the passive replica was stopped or its node fenced.
+//! Going on alone when the passive replica is gone.
 //!
-//! The word may come before this agent or its engine have noticed the loss; it is kept until they
-//! have, and forgotten as soon as that replica is seen alive. It is never more than a reason to
-//! claim: with three nodes or more the majority still decides.
+//! There are two grounds to claim. The passive replica's node left the membership or said that the
+//! engine ended: then a majority of agents must record the claim, as for a failover. Or Pacemaker
+//! said that the replica was stopped or its node fenced: with three nodes or more the majority
+//! still decides, with fewer that word takes its place.
+//!
+//! Pacemaker's word may come before this agent or its engine have noticed the loss; it is kept
+//! until they have, and forgotten as soon as that replica is seen alive.
 
 use kemari_api::{Licence, NodeName};
 
@@ -49,21 +53,30 @@ impl Vm {
     }
 
     pub(super) fn settle_solo(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
-        let Some(word) = &self.word else { return };
         let Some(local) = self.local_is_held_back() else {
             self.word = None;
             return;
         };
-        if local.peer != word.node.as_str() {
+        let (generation, peer) = (local.generation.next(), local.peer.clone());
+        // While the engine still believes in its pair, it would refuse.
+        let cut = local.licence == Licence::Cut;
+        if self
+            .word
+            .as_ref()
+            .is_some_and(|word| peer != word.node.as_str())
+        {
             self.word = None;
-            return;
         }
-        let generation = local.generation.next();
+        let said = self
+            .word
+            .as_ref()
+            .map(|word| !self.seems_alive(cluster, &word.node));
+        let lost = self.peer_is_lost(cluster);
         let ready = cluster.quorate && self.claim.is_none() && self.order.is_none();
-        if !ready || self.has_just_failed(generation) || self.seems_alive(cluster, &word.node) {
+        if !cut || !ready || !(lost || said == Some(true)) || self.has_just_failed(generation) {
             return;
         }
-        let alone = cluster.too_few_for_majority();
+        let alone = !lost && cluster.too_few_for_majority();
         self.start_claim(cluster, Purpose::Solo, generation, alone, out);
         self.settle_claim(cluster, out);
     }

@@ -120,15 +120,31 @@ fn a_node_cut_off_and_back_finds_itself_outdated() {
 }
 
 #[test]
-fn the_active_goes_solo_on_pacemakers_word_only() {
+fn with_two_nodes_the_active_goes_solo_on_pacemakers_word_only() {
+    let mut world = pair(2);
+    world.kill_node(1);
+    world.settle(4);
+    assert_eq!(world.role(0), Some((Role::Active, Licence::Cut)));
+    world.passive_gone(0, 1);
+    world.settle(0);
+    assert_eq!(world.role(0), SOLO);
+}
+
+#[test]
+fn with_three_nodes_a_majority_lets_the_active_go_solo() {
+    let mut world = pair(3);
+    world.kill_node(1);
+    world.settle(4);
+    assert_eq!(world.role(0), SOLO, "the node is gone");
     for nodes in [2, 3] {
         let mut world = pair(nodes);
-        world.kill_node(1);
+        world.kill_engine(1);
         world.settle(4);
-        assert_eq!(world.role(0), Some((Role::Active, Licence::Cut)));
-        world.passive_gone(0, 1);
-        world.settle(0);
-        assert_eq!(world.role(0), SOLO, "{nodes} nodes");
+        assert_eq!(
+            world.role(0),
+            SOLO,
+            "the node itself said that the engine ended"
+        );
     }
 }
 
@@ -142,7 +158,7 @@ fn a_word_that_comes_first_is_remembered_and_a_wrong_one_forgotten() {
     world.settle(1);
     assert_eq!(world.role(0), SOLO, "kept for a while");
 
-    let mut world = pair(3);
+    let mut world = pair(2);
     world.passive_gone(0, 1);
     world.settle(5);
     world.isolate(1);

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use kemari_api::config::{AddressError, ReplicationAddress};
 use kemari_api::replica::{Promotion, ReplicaStatus};
-use kemari_api::{Generation, Licence, Role};
+use kemari_api::{Generation, Role};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
@@ -64,14 +64,6 @@ pub enum Refusal {
         asked: Generation,
         /// The replica's.
         known: Generation,
-    },
-    /// The licence does not allow it.
-    #[error("The licence is {licence}: {needed}")]
-    Licence {
-        /// What it is.
-        licence: Licence,
-        /// What the request needs.
-        needed: &'static str,
     },
     /// The migration address is wrong.
     #[error(transparent)]

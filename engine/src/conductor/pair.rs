@@ -486,13 +486,19 @@ impl Conductor {
             let generation = *generation;
             return self.become_outdated(generation);
         }
+        let cut_before = matches!(self.licence(), Licence::Cut { .. });
         self.tell_gate(LicenceEvent::SessionLost);
         self.in_sync = false;
         match self.licence() {
+            Licence::Cut { .. } if cut_before => {
+                tracing::debug!(vm = %self.config.vm.name, "still out of reach: {error}");
+                self.retry_later(address, error);
+            }
             Licence::Cut { .. } => {
                 tracing::warn!(
                     vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
-                    peer = %self.peer_name(), "the passive replica is out of reach, outputs are held: {error}"
+                    peer = %self.peer_name(), t_mono_us = clock::now_us(),
+                    "the passive replica is out of reach, outputs are held: {error}"
                 );
                 self.detail = format!("outputs are held: {error}");
                 self.retry_later(address, error);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use kemari_api::config::ReplicationAddress;
 use kemari_api::replica::Promotion;
-use kemari_api::{Epoch, Generation, Licence as Shown, Role};
+use kemari_api::{Epoch, Generation, Role};
 use kemari_replication::event_tap::{EventTap, TapConfig};
-use kemari_replication::licence::LicenceEvent;
+use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::passive::Replica;
 use kemari_replication::wire::Goodbye;
 use tokio::sync::oneshot;
@@ -210,21 +210,15 @@ impl Conductor {
         }
     }
 
-    /// The passive replica is provably out: outputs may leave at once.
+    /// The passive replica is provably out, or will never be granted this generation: outputs may
+    /// leave at once. A link that is still there, or there again, ends.
     fn go_solo(&mut self, generation: Generation) -> Answer {
         self.needs_active("only an active one can go solo")?;
         self.needs_newer(generation)?;
-        let shown = self.licence().shown();
-        if shown == Shown::Paired {
-            let needed = "the passive replica still takes part";
-            return Err(Refusal::Licence {
-                licence: shown,
-                needed,
-            });
-        }
         self.stop_tracking();
-        // A rejoin that had begun is over now.
-        self.tell_gate(LicenceEvent::SessionLost);
+        if !matches!(self.licence(), Licence::Solo { .. }) {
+            self.tell_gate(LicenceEvent::SessionLost);
+        }
         self.generation = generation;
         self.progress = Progress::default();
         if !self.write_record(Kind::Solo) {
