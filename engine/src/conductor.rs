@@ -358,12 +358,8 @@ impl Conductor {
     }
 }
 
-fn new_machine(
-    config: &VmConfig,
-    console: &Arc<Console>,
-    inputs: &mpsc::Sender<Input>,
-    number: u64,
-) -> Result<Machine, CreateMachineError> {
+/// The machine that a description describes.
+pub fn machine_config(config: &VmConfig) -> MachineConfig {
     let memory = MemorySize::from_mib(config.vm.memory_mib.get())
         .expect("the description allows only sizes that machines can have");
     let boot = BootSource {
@@ -371,6 +367,15 @@ fn new_machine(
         initrd: config.boot.initrd.clone(),
         cmdline: config.boot.cmdline.clone(),
     };
+    MachineConfig { memory, boot }
+}
+
+fn new_machine(
+    config: &VmConfig,
+    console: &Arc<Console>,
+    inputs: &mpsc::Sender<Input>,
+    number: u64,
+) -> Result<Machine, CreateMachineError> {
     let (events, from_guest) = mpsc::channel();
     let inputs = inputs.clone();
     std::thread::spawn(move || {
@@ -381,7 +386,7 @@ fn new_machine(
         }
     });
     let output: Arc<Console> = Arc::clone(console);
-    let machine = Machine::new(MachineConfig { memory, boot }, output, events)?;
+    let machine = Machine::new(machine_config(config), output, events)?;
     console.wake_through(machine.run_gate());
     Ok(machine)
 }

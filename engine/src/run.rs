@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::RunArguments;
-use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
+use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup, machine_config};
 use crate::console::{self, Origin};
 use crate::control::{ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind};
@@ -27,6 +27,9 @@ use crate::record::LicenceFile;
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let config = VmConfig::load(&arguments.config).map_err(|error| configuration(&error))?;
     check_files(&config)?;
+    // A replica that waits would otherwise find out only when it is promoted.
+    kemari_vmm::check_boot(&machine_config(&config))
+        .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
     let node = match &arguments.node {
         Some(node) => node.clone(),
         None => host_name()?,

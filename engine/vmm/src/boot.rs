@@ -31,7 +31,7 @@ use vmm_sys_util::errno;
 
 use crate::config::{BootSource, MachineConfig};
 use crate::error::RestoreError;
-use crate::ram::{GuestRam, ram_ranges};
+use crate::ram::{GuestRam, MapMemoryError, ram_ranges};
 use kernel::Kernel;
 pub(crate) use registers::Entry;
 
@@ -107,6 +107,9 @@ pub enum BootError {
     /// Guest memory refused a write; this is a defect of the loader.
     #[error("Cannot write boot data to guest memory")]
     GuestMemory(#[from] GuestMemoryError),
+    /// Memory to try the files in could not be mapped.
+    #[error(transparent)]
+    Memory(MapMemoryError),
     /// KVM refused the first registers.
     #[error("KVM refused {call}")]
     Kvm {
@@ -116,6 +119,16 @@ pub enum BootError {
         #[source]
         source: errno::Error,
     },
+}
+
+/// Tries a machine's boot files without making a machine: everything [`crate::Machine::boot`] may
+/// refuse but KVM's own objections.
+///
+/// # Errors
+/// As [`crate::Machine::boot`].
+pub fn check_boot(config: &MachineConfig) -> Result<(), BootError> {
+    let ram = GuestRam::new(config.memory).map_err(BootError::Memory)?;
+    load(&ram, config).map(drop)
 }
 
 /// Loads what `config` names and returns where and how the vCPU starts.

@@ -84,7 +84,7 @@ mod state;
 mod sys;
 mod vcpu;
 
-pub use boot::BootError;
+pub use boot::{BootError, check_boot};
 pub use config::{BootSource, MachineConfig, MemorySize, MemorySizeOutOfRange};
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `ocf:kemari:vm` as an administrator meets it: `ocf-tester`, `crm_resource --validate`, `pcs`, and
+//! a planned move, on real nodes with the Debian package.
+
+use std::time::Duration;
+
+use kemari_cluster_tests::bed::Bed;
+use kemari_cluster_tests::namespaces::Namespaces;
+use kemari_cluster_tests::protected::{Guest, Options, ProtectedVm};
+use kemari_cluster_tests::{guests, ledger, package, supervisor};
+
+const AGENT: &str = "/usr/lib/ocf/resource.d/kemari/vm";
+
+fn ledger_vm() -> Options {
+    Options {
+        guest: Guest {
+            kernel: guests::ledger().to_owned(),
+            initrd: None,
+            cmdline: "pages=16 interval=2000".to_owned(),
+            memory_mib: 64,
+        },
+        monitor_s: 5,
+        replication: String::new(),
+        patience: Duration::from_secs(90),
+    }
+}
+
+/// Exit status and standard error of the resource agent, called as Pacemaker calls it.
+fn call(bed: &Namespaces, node: &str, action: &str, environment: &str) -> (i32, String) {
+    let command =
+        format!("OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=vm {environment} {AGENT} {action}");
+    let finished = bed
+        .exec(node, &["sh", "-c", &command])
+        .expect("the node can be entered");
+    println!(
+        "{action} with {environment}: {} {}",
+        finished.status,
+        finished.stderr.trim()
+    );
+    (finished.status, finished.stderr)
+}
+
+/// What a tired administrator gets wrong.
+fn wrong_input_is_named(bed: &Namespaces, node: &str) {
+    let write = |text: &str| {
+        bed.write(node, "/etc/kemari/wrong.toml", text.as_bytes(), 0o644)
+            .expect("a file");
+    };
+    let wrong = "OCF_RESKEY_config=/etc/kemari/wrong.toml";
+    let (code, text) = call(bed, node, "validate-all", "");
+    assert!(
+        code == 6 && text.contains("config"),
+        "OCF_ERR_CONFIGURED: {text}"
+    );
+    write("[vm]\nname = \"vm\"\nmemory = 64\n");
+    let (code, text) = call(bed, node, "validate-all", wrong);
+    assert!(
+        code == 6 && text.contains("wrong.toml:3"),
+        "OCF_ERR_CONFIGURED: {text}"
+    );
+    write("[vm]\nname = \"vm\"\nmemory_mib = 64\n[boot]\nkernel = \"/nonexistent\"\n");
+    let (code, text) = call(bed, node, "validate-all", wrong);
+    assert!(
+        code == 5 && text.contains("/nonexistent"),
+        "OCF_ERR_INSTALLED: {text}"
+    );
+    let good = "OCF_RESKEY_config=/etc/kemari/vm.toml";
+    let (code, _) = call(bed, node, "monitor", good);
+    assert_eq!(code, 7, "OCF_NOT_RUNNING");
+    bed.exec(node, &["mv", "/dev/kvm", "/dev/kvm.away"])
+        .expect("the node can be entered");
+    let (code, text) = call(bed, node, "validate-all", good);
+    bed.exec(node, &["mv", "/dev/kvm.away", "/dev/kvm"])
+        .expect("the node can be entered");
+    assert!(
+        code == 5 && text.contains("/dev/kvm"),
+        "OCF_ERR_INSTALLED: {text}"
+    );
+    assert_eq!(call(bed, node, "validate-all", good).0, 0);
+}
+
+#[test]
+fn ocf_tester_passes_pcs_makes_the_pair_and_a_standby_loses_nothing() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let deb = package::find().expect("make package was run before");
+    let bed = Namespaces::builder()
+        .nodes(3)
+        .debs(vec![deb])
+        .up()
+        .expect("the bed comes up");
+    bed.start_cluster().expect("the cluster forms");
+
+    // A VM of its own: ocf-tester boots the guest more than once.
+    let tested = ProtectedVm::install(&bed, ledger_vm()).expect("the VM is installed");
+    wrong_input_is_named(&bed, "node1");
+    let run = |command: &str| {
+        tested
+            .run("node1", command)
+            .unwrap_or_else(|e| panic!("{e:#}"))
+    };
+    println!(
+        "{}",
+        run(&format!(
+            "ocf-tester -n vm -o config=/etc/kemari/vm.toml {AGENT}"
+        ))
+    );
+    run(
+        "crm_resource --validate --class ocf --provider kemari --agent vm \
+         --option config=/etc/kemari/vm.toml",
+    );
+    assert!(run("crm ra info ocf:kemari:vm").contains("config"));
+    assert!(run("pcs resource describe ocf:kemari:vm").contains("config"));
+    drop(tested);
+
+    let vm = ProtectedVm::install(&bed, ledger_vm()).expect("the VM is installed");
+    vm.run("node1", "sh /usr/share/doc/kemari/examples/cluster-pcs.sh")
+        .expect("pcs takes it");
+    let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
+    vm.observer
+        .wait_for_more(500, Duration::from_secs(60))
+        .expect("the guest prints");
+    let shown = vm.wait_promoted(&active).expect("crm_mon shows it");
+    println!("{shown}");
+    let line = |role: &str, node: &str| {
+        shown
+            .lines()
+            .any(|line| line.contains(role) && line.contains(&format!(" {node} ")))
+    };
+    assert!(
+        line("* Promoted:", &active) && line("Unpromoted:", &passive),
+        "{shown}"
+    );
+
+    let before = vm
+        .replica(&active)
+        .expect("it answers")
+        .expect("it runs")
+        .generation;
+    vm.run("node1", &format!("pcs node standby {active}"))
+        .expect("pcs takes it");
+    vm.wait_active(&passive, before)
+        .expect("the passive one takes over");
+    vm.observer
+        .wait_for_more(500, Duration::from_secs(60))
+        .expect("the guest prints on");
+    vm.run("node1", &format!("pcs node unstandby {active}"))
+        .expect("pcs takes it");
+    assert_eq!(vm.observer.violations(), []);
+    println!(
+        "{:?}",
+        ledger::check(&vm.observer.bytes()).expect("the ledger is complete")
+    );
+}
