@@ -77,6 +77,9 @@ tools: rust
 		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
 	fi
 
+# The beds fetch kernels by apt: it must know what there is.
+	@ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q
+
 .PHONY: rust
 rust:
 	@command -v $(CARGO) >/dev/null || { \

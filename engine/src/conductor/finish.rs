@@ -17,6 +17,8 @@ use crate::clock;
 
 /// How long the outside may take to accept the last outputs.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long the peer may take to say that it has let go of its state.
+const DISSOLVE: Duration = Duration::from_secs(2);
 
 /// An end that is under way.
 #[derive(Debug)]
@@ -31,6 +33,9 @@ pub struct Finish {
 enum Purpose {
     Demote(oneshot::Sender<Answer>),
     PowerOff,
+    /// Powered off, and the peer was told; its answer is waited for, since a peer that has not
+    /// heard would go on with the guest when this process ends.
+    Dissolve,
 }
 
 impl Finish {
@@ -50,6 +55,11 @@ impl Finish {
             last: None,
             deadline: Duration::MAX,
         }
+    }
+
+    /// The session said goodbye: nothing may be sent on it any more.
+    pub fn has_said_goodbye(&self) -> bool {
+        matches!(self.purpose, Purpose::Dissolve)
     }
 
     /// When waiting ends.
@@ -111,6 +121,9 @@ impl Conductor {
     /// The peer has let go of its state after a power off.
     pub(super) fn finish_peer_outdated(&mut self) {
         tracing::info!(vm = %self.config.vm.name, "the passive replica has let go of its state");
+        if self.finish.as_ref().is_some_and(Finish::has_said_goodbye) {
+            self.complete_finish();
+        }
     }
 
     fn complete_finish(&mut self) {
@@ -139,11 +152,19 @@ impl Conductor {
                 let _ = reply.send(answer);
             }
             Purpose::PowerOff => {
-                if handed_over.is_some() {
-                    self.say_goodbye(Goodbye::Unprotected);
+                if handed_over.is_none() {
+                    self.end = Some(End::PowerOff);
+                    return;
                 }
-                self.end = Some(End::PowerOff);
+                self.say_goodbye(Goodbye::Unprotected);
+                let deadline = clock::now() + DISSOLVE;
+                self.finish = Some(Finish {
+                    purpose: Purpose::Dissolve,
+                    last: None,
+                    deadline,
+                });
             }
+            Purpose::Dissolve => self.end = Some(End::PowerOff),
         }
     }
 }

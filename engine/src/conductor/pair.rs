@@ -19,6 +19,7 @@ use kemari_replication::wire::{Goodbye, Refusal as PeerRefusal};
 use kemari_vmm::{DirtyPages, PageIndex};
 
 use super::capture::Cut;
+use super::finish::Finish;
 use super::{Conductor, End};
 use crate::clock;
 use crate::link::LinkError;
@@ -249,7 +250,10 @@ impl Conductor {
                         }
                     }
                 };
-                due.min(pair.last_sent + self.silence_max() / 4)
+                match &self.finish {
+                    Some(finish) if finish.has_said_goodbye() => due,
+                    _ => due.min(pair.last_sent + self.silence_max() / 4),
+                }
             }
         };
         self.finish
@@ -462,6 +466,9 @@ impl Conductor {
 
     fn sign_of_life(&mut self) {
         let quiet = self.silence_max() / 4;
+        if self.finish.as_ref().is_some_and(Finish::has_said_goodbye) {
+            return;
+        }
         let LinkState::Up(pair) = &mut self.link else {
             return;
         };
