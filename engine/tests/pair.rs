@@ -9,7 +9,10 @@
 mod cutter;
 mod replica_process;
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::sync::mpsc;
+use std::thread;
 
 use kemari_api::replica::Promotion;
 use kemari_api::{Licence, Role};
@@ -375,4 +378,57 @@ fn synchronous_mode_stops_the_guest_until_each_acknowledgement() {
     b.promote(Promotion::TakeOver, 2).unwrap();
     outside.see_more(500);
     outside.judge();
+}
+
+#[test]
+fn a_reset_of_the_guest_is_replicated_like_everything_else() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let (console, lines) = typing_console(b"r");
+    let description = Description {
+        memory_mib: 64,
+        kernel: guests::ledger(),
+        cmdline: "",
+        console: &console,
+        replication: "",
+    };
+    let mut a = ReplicaProcess::start("a", &description);
+    let b = ReplicaProcess::start("b", &description);
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    let started_again = |line: &String| line == "LEDGER START";
+    let mut lines = lines.into_iter();
+    assert!(lines.any(|line| started_again(&line)), "the guest boots");
+    assert!(lines.any(|line| started_again(&line)), "typing r resets it");
+    a.kill();
+    b.wait("the loss noticed", |status| status.detail.contains("lost"));
+    b.promote(Promotion::TakeOver, 2).unwrap();
+    let counts_on = |line: String| line.split(' ').next().is_some_and(|n| n == "200");
+    assert!(lines.any(counts_on), "the guest counts on after the reset");
+}
+
+/// A console sink that answers the first line it sees by typing this, once.
+fn typing_console(keys: &'static [u8]) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sink = format!("tcp:{}", listener.local_addr().unwrap());
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut keys = Some(keys);
+        for stream in listener.incoming().map_while(Result::ok) {
+            for line in BufReader::new(stream.try_clone().unwrap())
+                .lines()
+                .map_while(Result::ok)
+            {
+                let seen_start = line == "LEDGER START";
+                if sender.send(line).is_err() {
+                    return;
+                }
+                if let Some(keys) = keys.take_if(|_| seen_start) {
+                    (&stream).write_all(keys).unwrap();
+                }
+            }
+        }
+    });
+    (sink, lines)
 }
