@@ -27,7 +27,7 @@ demo: root package ## Watch a Linux guest survive the loss of its host, in a clu
 
 .PHONY: test
 test: root lint package ## Run every test: lints, units, bare guests on /dev/kvm, both test beds
-	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --workspace --no-fail-fast -- --show-output
 
 .PHONY: build
 build: tools ## Build the programs
@@ -83,7 +83,7 @@ tools: rust
 .PHONY: rust
 rust:
 	@command -v $(CARGO) >/dev/null || { \
-		echo "make: cargo is missing: install Rust 1.89 or newer, for example by rustup" >&2; \
+		echo "make: cargo is missing: install Rust 1.95 or newer, for example by rustup" >&2; \
 		exit 1; }
 
 .PHONY: cargo-deb

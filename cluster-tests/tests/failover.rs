@@ -249,7 +249,7 @@ fn a_frozen_active_replica_is_outdated_when_it_thaws() {
 }
 
 #[test]
-fn a_lost_passive_replica_holds_outputs_until_pacemaker_says_that_it_is_gone() {
+fn a_lost_passive_replica_holds_outputs_until_a_majority_lets_the_active_go_solo() {
     let _turn = supervisor::turn().expect("tests run as root");
     let bed = bed();
     let vm = watched(&bed);
