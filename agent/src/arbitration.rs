@@ -277,7 +277,11 @@ impl Arbiter {
                 self.announced(from, replicas, records);
                 self.admit_if_everyone_was_heard(out);
             }
-            Message::EngineGone { vm, generation } => self.vm(&vm).ended(from, generation),
+            Message::EngineGone {
+                vm,
+                generation,
+                role,
+            } => self.vm(&vm).ended(from, generation, role),
             Message::Claim(claim) => {
                 self.vm(&claim.vm);
                 if let Some(vm) = self.vms.get_mut(&claim.vm) {

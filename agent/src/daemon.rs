@@ -263,9 +263,14 @@ impl Daemon {
             }
             corosync::Input::Message { from, bytes } => match Message::decode(&bytes) {
                 Ok(message) => {
-                    if let Message::EngineGone { vm, generation } = &message {
+                    if let Message::EngineGone {
+                        vm,
+                        generation,
+                        role,
+                    } = &message
+                    {
                         let t_mono_us = mono_us();
-                        info!(%vm, %generation, %from, t_mono_us, "Node reports its engine ended");
+                        info!(%vm, %generation, %role, %from, t_mono_us, "Node reports its engine ended");
                     }
                     self.handle(Event::Message { from, message });
                 }

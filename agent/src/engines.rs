@@ -157,7 +157,11 @@ impl Engines {
             return;
         }
         if status.node != self.node {
-            debug!(%vm, says = %status.node, node = %self.node, "An engine calls this node otherwise");
+            warn!(
+                %vm, says = %status.node, node = %self.node,
+                "The engine calls this node otherwise than Corosync does: the other nodes will not \
+                 notice its loss. Set the host name to the name in corosync.conf"
+            );
             status.node = self.node.clone();
         }
         let _ = self.inputs.send(Input::Status(status));
@@ -221,6 +225,11 @@ impl Engines {
                 _ => Ok(()),
             }
         };
+        // What gives a right to run may still be carried out after any time-out of ours, so its
+        // answer is waited for until the process ends.
+        if matches!(action, Action::Promote { .. } | Action::GoSolo { .. }) {
+            return call.await.map_err(|error| sentence(&error));
+        }
         match timeout(ANSWER_MAX, call).await {
             Ok(result) => result.map_err(|error| sentence(&error)),
             Err(_) => Err(format!(

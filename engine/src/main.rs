@@ -57,8 +57,12 @@ struct RunArguments {
     incoming: Option<String>,
 
     /// The name of this node in the cluster; the host name if not given.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "KEMARI_NODE")]
     node: Option<NodeName>,
+
+    /// Without --incoming: boot although the other replica may have gone on with the guest.
+    #[arg(long)]
+    force: bool,
 }
 
 fn main() -> ExitCode {

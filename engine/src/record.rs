@@ -25,6 +25,16 @@ pub enum Kind {
     Outdated,
 }
 
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Solo => "solo",
+            Self::Paired => "paired",
+            Self::Outdated => "outdated",
+        })
+    }
+}
+
 /// One line of JSON in `/var/lib/kemari/NAME.licence`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {

@@ -21,7 +21,7 @@ use crate::console::{self, Origin};
 use crate::control::{ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind};
 use crate::link::passive::Endpoint;
-use crate::record::LicenceFile;
+use crate::record::{Kind, LicenceFile, Record};
 
 /// Runs a replica until it ends.
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
@@ -42,7 +42,32 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    if incoming.is_none() && !arguments.force {
+        check_last_right(&config.vm.name)?;
+    }
     runtime.block_on(supervise(config, node, incoming))
+}
+
+/// Booting by hand is allowed where this replica was the only one when it last had the right to
+/// run, or never had it.
+fn check_last_right(vm: &VmName) -> Result<(), Failure> {
+    let record = LicenceFile::of(vm)
+        .read()
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    match record {
+        None
+        | Some(Record {
+            kind: Kind::Solo, ..
+        }) => Ok(()),
+        Some(Record { generation, kind }) => Err(Failure::told(
+            FailureKind::Other,
+            format!(
+                "The last right of this replica of VM {vm} to run was {kind}, generation \
+                 {generation}: the other replica may have gone on. Start it with --incoming, or \
+                 with --force if no other replica holds the guest"
+            ),
+        )),
+    }
 }
 
 fn configuration(error: &ConfigError) -> Failure {
@@ -195,7 +220,7 @@ async fn supervise(
         handle
             .ask(request)
             .await
-            .map_err(|refusal| Failure::told(FailureKind::NotInstalled, refusal.to_string()))
+            .map_err(|refusal| Failure::told(FailureKind::Other, refusal.to_string()))
     };
     boot.await?;
     tokio::select! {

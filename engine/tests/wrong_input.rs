@@ -135,3 +135,13 @@ fn a_damaged_licence_record() {
     assert_eq!(status, 1);
     names(&text, &["vm.licence", "file system"]);
 }
+
+#[test]
+fn a_boot_by_hand_where_the_other_replica_may_have_gone_on() {
+    let attempt = Attempt::good(ledger());
+    let record = "{\"generation\":7,\"kind\":\"paired\"}";
+    fs::write(attempt.directory.path().join("vm.licence"), record).unwrap();
+    let (status, text) = attempt.run(&[]);
+    assert_eq!(status, 1);
+    names(&text, &["paired", "generation 7", "--incoming", "--force"]);
+}

@@ -117,8 +117,7 @@ fn with_source(error: &ConnectError) -> String {
 
 /// What a D-Bus call was answered with, without the name of the error.
 pub(crate) fn answer(error: &zbus::Error) -> String {
-    match error {
-        zbus::Error::MethodError(_, Some(text), _) => text.clone(),
-        other => other.to_string(),
-    }
+    error
+        .description()
+        .map_or_else(|| error.to_string(), str::to_owned)
 }

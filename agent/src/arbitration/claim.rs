@@ -73,6 +73,25 @@ impl Vm {
         }
     }
 
+    /// Two nodes: Pacemaker has spoken while a claim waits for the other agent, which may never
+    /// come back to vote.
+    pub(super) fn act_alone(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
+        if !cluster.too_few_for_majority() {
+            return;
+        }
+        let Some(claim) = self.claim.as_mut().filter(|claim| {
+            !claim.alone && matches!(claim.record.purpose, Purpose::TakeOver | Purpose::Solo)
+        }) else {
+            return;
+        };
+        claim.alone = true;
+        let record = claim.record.clone();
+        if !claim.votes.contains(&cluster.node) {
+            self.vote_for_own(cluster, record, out);
+        }
+        self.settle_claim(cluster, out);
+    }
+
     /// Two nodes: the own record, then the promotion, with nobody to ask.
     fn vote_for_own(&mut self, cluster: &Cluster, record: Record, out: &mut Vec<Action>) {
         let known = self.record.as_ref();
@@ -114,7 +133,8 @@ impl Vm {
         }
         if self.written.as_ref() == Some(&claim) {
             out.push(Action::Multicast(Message::Recorded(claim)));
-        } else if self.record.as_ref() != Some(&claim) {
+        } else {
+            // Also when it was asked for before: a write that failed is tried again.
             self.record = Some(claim.clone());
             out.push(Action::WriteRecord(claim));
         }
@@ -261,7 +281,7 @@ impl Vm {
                     && !self.requests.is_empty()
             }
             Purpose::Solo => {
-                (self.word.is_some() || self.peer_is_lost(cluster))
+                (self.word.is_some() || self.passive_is_lost(cluster))
                     && self
                         .local_is_held_back()
                         .is_some_and(|l| next(l.generation))

@@ -4,7 +4,7 @@
 //! Lost means: its node left Corosync's membership, or its own agent said that the engine process
 //! ended. With fewer than three nodes the loss of a node is left to Pacemaker, which fences.
 
-use kemari_api::NodeName;
+use kemari_api::{NodeName, Role};
 
 use super::Action;
 use super::cluster::Cluster;
@@ -27,19 +27,24 @@ impl Vm {
     /// The replica this passive one follows can certainly not run on, or its node is out of the
     /// membership, in which case the majority decides.
     pub(super) fn active_is_lost(&self, cluster: &Cluster) -> bool {
-        self.live_active(cluster).is_none() && self.peer_is_lost(cluster)
+        self.live_active(cluster).is_none() && self.peer_is_lost(cluster, Role::Active)
+    }
+
+    /// The passive replica this active one is paired with is lost.
+    pub(super) fn passive_is_lost(&self, cluster: &Cluster) -> bool {
+        self.peer_is_lost(cluster, Role::Passive)
     }
 
     /// The node of the other replica left the membership (then the majority decides), or said
-    /// itself that the engine process ended.
-    pub(super) fn peer_is_lost(&self, cluster: &Cluster) -> bool {
+    /// itself that the engine process ended while the replica was this.
+    fn peer_is_lost(&self, cluster: &Cluster, role: Role) -> bool {
         let Some(local) = &self.local else {
             return false;
         };
         let Ok(peer) = local.peer.parse::<NodeName>() else {
             return false;
         };
-        let engine_ended = self.ended.get(&peer) == Some(&local.generation);
+        let engine_ended = self.ended.get(&peer) == Some(&(local.generation, role));
         let node_lost = !cluster.too_few_for_majority()
             && cluster.configured.contains(&peer)
             && !cluster.members.contains(&peer);

@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 
 use kemari_api::replica::ReplicaStatus;
-use kemari_api::{Generation, NodeName, VmName};
+use kemari_api::{Generation, NodeName, Role, VmName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The version this build speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// For what a generation is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,6 +69,8 @@ pub enum Message {
         vm: VmName,
         /// The generation the engine last had.
         generation: Generation,
+        /// What it was. One that was demoted first has handed over: nothing is lost with it.
+        role: Role,
     },
     /// The sender asks every agent to record this; it must be the holder.
     Claim(Record),

@@ -86,7 +86,11 @@ impl Vm {
     }
 
     pub(super) fn settle_requests(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
-        if self.requests.is_empty() || self.claim.is_some() {
+        if self.requests.is_empty() {
+            return;
+        }
+        self.act_alone(cluster, out);
+        if self.claim.is_some() {
             return;
         }
         if let Some(order) = &self.order {

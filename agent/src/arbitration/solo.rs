@@ -71,12 +71,15 @@ impl Vm {
             .word
             .as_ref()
             .map(|word| !self.seems_alive(cluster, &word.node));
-        let lost = self.peer_is_lost(cluster);
+        let lost = self.passive_is_lost(cluster);
+        if said == Some(true) {
+            self.act_alone(cluster, out);
+        }
         let ready = cluster.quorate && self.claim.is_none() && self.order.is_none();
         if !cut || !ready || !(lost || said == Some(true)) || self.has_just_failed(generation) {
             return;
         }
-        let alone = !lost && cluster.too_few_for_majority();
+        let alone = said == Some(true) && cluster.too_few_for_majority();
         self.start_claim(cluster, Purpose::Solo, generation, alone, out);
         self.settle_claim(cluster, out);
     }

@@ -24,7 +24,7 @@ pub(super) struct Vm {
     /// Last words of the replicas on other nodes.
     pub(super) others: BTreeMap<NodeName, ReplicaStatus>,
     /// Nodes whose own word is that the engine process of this generation ended.
-    pub(super) ended: BTreeMap<NodeName, Generation>,
+    pub(super) ended: BTreeMap<NodeName, (Generation, Role)>,
     /// This agent's newest vote.
     pub(super) record: Option<Record>,
     /// The newest vote of this agent that is durable.
@@ -145,20 +145,20 @@ impl Vm {
         out.push(Action::Multicast(Message::EngineGone {
             vm: self.name.clone(),
             generation: local.generation,
+            role: local.role,
         }));
     }
 
     /// Another node's own word that its engine process ended.
-    pub fn ended(&mut self, from: &NodeName, generation: Generation) {
+    pub fn ended(&mut self, from: &NodeName, generation: Generation, role: Role) {
         self.others.remove(from);
-        self.ended.insert(from.clone(), generation);
+        self.ended.insert(from.clone(), (generation, role));
     }
 
     /// A replica on another node speaks of itself.
     pub fn announced(&mut self, from: &NodeName, status: ReplicaStatus) {
-        if status.role == Role::Active {
-            self.ended.remove(from);
-        }
+        // Said after the other word, in order: this is a new process.
+        self.ended.remove(from);
         self.restarted(from, status.pid);
         self.others.insert(from.clone(), status);
         self.failed = None;

@@ -198,6 +198,17 @@ fn a_handover_is_demote_then_promote() {
 }
 
 #[test]
+fn an_engine_that_ends_after_its_demotion_is_no_loss() {
+    // `crm resource stop`: both replicas are to end, neither is to take over from the other.
+    let mut world = pair(3);
+    world.demote(0);
+    world.settle(1);
+    world.kill_engine(0);
+    world.settle(3);
+    assert_eq!(world.role(1), PASSIVE);
+}
+
+#[test]
 fn a_cold_start_is_refused_while_another_node_may_have_the_state() {
     let mut world = pair(3);
     world.kill_engine(1);

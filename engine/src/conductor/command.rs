@@ -69,7 +69,7 @@ pub enum Refusal {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Another replication is under way.
-    #[error("Replication to {address} is under way; end it first (stop the other replica)")]
+    #[error("The replica at {address} is or was this one's pair; stop that one first")]
     Busy {
         /// Where to.
         address: ReplicationAddress,

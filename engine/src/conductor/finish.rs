@@ -133,7 +133,20 @@ impl Conductor {
         let handed_over = finish
             .last
             .filter(|last| self.is_paired() && self.progress.acked >= *last);
-        let may_leave = handed_over.is_some() || matches!(self.licence(), Licence::Solo { .. });
+        if handed_over.is_some() && matches!(finish.purpose, Purpose::PowerOff) {
+            // Before the last outputs are carried out, which may take longer than the peer waits:
+            // it holds them, and nothing is left to run.
+            self.say_goodbye(Goodbye::Unprotected);
+            let deadline = clock::now() + DISSOLVE;
+            self.finish = Some(Finish {
+                purpose: Purpose::Dissolve,
+                deadline,
+                ..finish
+            });
+            return;
+        }
+        let committed = finish.last.is_some_and(|last| self.progress.acked >= last);
+        let may_leave = committed || matches!(self.licence(), Licence::Solo { .. });
         if may_leave && !self.console.drain(DRAIN) {
             tracing::warn!(vm = %self.config.vm.name, "the console sink did not take the last output");
         }
@@ -151,20 +164,7 @@ impl Conductor {
                 self.publish();
                 let _ = reply.send(answer);
             }
-            Purpose::PowerOff => {
-                if handed_over.is_none() {
-                    self.end = Some(End::PowerOff);
-                    return;
-                }
-                self.say_goodbye(Goodbye::Unprotected);
-                let deadline = clock::now() + DISSOLVE;
-                self.finish = Some(Finish {
-                    purpose: Purpose::Dissolve,
-                    last: None,
-                    deadline,
-                });
-            }
-            Purpose::Dissolve => self.end = Some(End::PowerOff),
+            Purpose::PowerOff | Purpose::Dissolve => self.end = Some(End::PowerOff),
         }
     }
 }

@@ -156,9 +156,17 @@ impl Conductor {
             return;
         };
         let address = address.clone();
-        self.peer = Some(link.node.clone());
-        let held = link.held.filter(|_| self.progress.tracked);
         let rejoining = self.licence().shown() == Shown::Cut;
+        if rejoining && self.peer.as_ref().is_some_and(|peer| *peer != link.node) {
+            // Two replicas would hold a state of this generation, one of them too old.
+            let other = "another replica answers than the one of this pair";
+            return self.link_lost(&LinkError::Ended(other));
+        }
+        self.peer = Some(link.node.clone());
+        let acked = self.progress.acked;
+        let held = link
+            .held
+            .filter(|held| self.progress.tracked && *held >= acked);
         if rejoining && !self.tell_gate(LicenceEvent::Rejoin) {
             return;
         }
@@ -522,8 +530,14 @@ impl Conductor {
     }
 
     fn lost_before_pairing(&mut self, error: &LinkError) {
-        tracing::warn!(vm = %self.config.vm.name, generation = %self.generation, "not replicating: {error}");
-        self.detail = format!("not replicating: {error}");
+        let detail = format!("not replicating: {error}");
+        // The agent tries again every second; only news is worth a warning.
+        if detail == self.detail {
+            tracing::debug!(vm = %self.config.vm.name, "{detail}");
+        } else {
+            tracing::warn!(vm = %self.config.vm.name, generation = %self.generation, "{detail}");
+        }
+        self.detail = detail;
         self.stop_tracking();
     }
 

@@ -200,10 +200,11 @@ impl Conductor {
                 }
                 Ok(())
             }
-            Some(current) if !matches!(self.link, LinkState::Retry { .. }) => Err(Refusal::Busy {
+            // Also while it is tried again: the replica there holds a state of this generation.
+            Some(current) => Err(Refusal::Busy {
                 address: current.clone(),
             }),
-            _ => {
+            None => {
                 self.connect(address);
                 Ok(())
             }
@@ -364,12 +365,17 @@ impl Conductor {
             return;
         }
         match event {
-            PassiveEvent::Joined { node, generation } => {
+            PassiveEvent::Joined {
+                node,
+                generation,
+                in_sync,
+            } => {
                 tracing::info!(
                     vm = %self.config.vm.name, role = "passive", %generation, peer = %node,
                     "an active replica joined"
                 );
                 self.role = Role::Passive;
+                self.in_sync = in_sync;
                 self.generation = self.generation.max(generation);
                 self.detail = format!("receiving from {node}");
                 self.peer = Some(node);

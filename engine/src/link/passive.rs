@@ -21,6 +21,7 @@ use kemari_replication::wire::{Goodbye, Refusal};
 use kemari_vmm::{GuestRam, MachineState};
 
 use super::{COPY_PATIENCE, FrameReader, LinkError};
+use crate::clock;
 use crate::conductor::Input;
 
 /// What the listener tells the conductor.
@@ -32,6 +33,9 @@ pub enum PassiveEvent {
         node: NodeName,
         /// Its generation.
         generation: Generation,
+        /// The checkpoint held so far counts in this generation; otherwise there is nothing to
+        /// run from until the next commit.
+        in_sync: bool,
     },
     /// RAM is being overwritten: there is nothing to run from until the next commit.
     Copying,
@@ -108,7 +112,8 @@ impl Endpoint {
         };
         let server = Server {
             endpoint: endpoint.clone(),
-            receiving,
+            config: receiving.config,
+            silence_max: receiving.silence_max,
             inputs,
         };
         thread::Builder::new()
@@ -188,7 +193,8 @@ fn refusal(generation: Generation, text: &str) -> Refusal {
 struct Server {
     endpoint: Endpoint,
     /// For the identity that a refused caller is told.
-    receiving: Receiving,
+    config: PassiveConfig,
+    silence_max: Duration,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -233,8 +239,8 @@ impl Server {
     /// Reads the greeting, so that a caller of another version or VM hears that first, then
     /// refuses.
     fn refuse(&self, stream: &TcpStream, refusal: &Refusal) -> Result<(), LinkError> {
-        let mut reader = self.reader(stream, self.receiving.silence_max)?;
-        let config = self.receiving.config.clone();
+        let mut reader = self.reader(stream, self.silence_max)?;
+        let config = self.config.clone();
         let mut session = PassiveSession::new(config, Replica::default());
         let (header, payload) = reader.next()?;
         let mut frames = Vec::new();
@@ -275,6 +281,7 @@ struct Reception<'a> {
     state: Option<MachineState>,
     stream: &'a TcpStream,
     frames: Vec<u8>,
+    welcomed: bool,
 }
 
 impl<'a> Reception<'a> {
@@ -287,26 +294,35 @@ impl<'a> Reception<'a> {
             state: held.state,
             stream,
             frames: Vec::new(),
+            welcomed: false,
         }
     }
 
     fn into_held(self) -> Held {
+        let mut replica = self.session.into_replica();
+        if self.state.is_none() {
+            // Protocol and process must agree that there is nothing to run from.
+            replica.outdate(replica.generation());
+        }
         Held {
-            replica: self.session.into_replica(),
+            replica,
             state: self.state,
         }
     }
 
     /// Until the connection ends. `Ok` after a refusal: nothing has changed then.
     fn run(&mut self) -> Result<(), LinkError> {
-        let patience = self.silence_max * COPY_PATIENCE;
-        let mut reader = self.server.reader(self.stream, patience)?;
+        let mut reader = self.server.reader(self.stream, self.silence_max)?;
         let mut committed = false;
+        let mut sign_of_life = clock::now();
         loop {
             let (header, payload) = reader.next()?;
             match self.session.on_frame(&header, payload)? {
                 PassiveAction::Continue => {}
-                PassiveAction::Answer(call) => self.welcome(call)?,
+                PassiveAction::Answer(call) => {
+                    self.welcome(call)?;
+                    reader.set_silence_max(self.silence_max * COPY_PATIENCE)?;
+                }
                 PassiveAction::Refuse(refusal) => {
                     self.session.refuse(&mut self.frames, &refusal);
                     tracing::warn!("refused a replication connection: {refusal}");
@@ -330,6 +346,12 @@ impl<'a> Reception<'a> {
                 }
                 PassiveAction::Goodbye(goodbye) => return self.goodbye(goodbye),
             }
+            // A long copy or a large checkpoint has no other answer for a long time.
+            if self.welcomed && clock::now() >= sign_of_life + self.silence_max / 4 {
+                self.session.heartbeat(&mut self.frames);
+                self.flush()?;
+                sign_of_life = clock::now();
+            }
         }
     }
 
@@ -341,6 +363,7 @@ impl<'a> Reception<'a> {
 
     fn welcome(&mut self, call: Call) -> Result<(), LinkError> {
         self.session.welcome(&mut self.frames);
+        self.welcomed = true;
         if self.session.replica().held().is_none() {
             self.state = None;
         }
@@ -348,6 +371,7 @@ impl<'a> Reception<'a> {
         self.server.tell(PassiveEvent::Joined {
             node: call.node,
             generation: call.generation,
+            in_sync: self.state.is_some(),
         });
         Ok(())
     }

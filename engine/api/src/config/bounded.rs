@@ -74,7 +74,7 @@ bounded! {
 }
 bounded! {
     /// Output that may wait for commit, in KiB.
-    QueueKib, 4..=1_048_576, 4096, "KiB of output that may wait for commit"
+    QueueKib, 4..=32_768, 4096, "KiB of output that may wait for commit"
 }
 bounded! {
     /// Silence after which the peer counts as out of reach, in milliseconds.

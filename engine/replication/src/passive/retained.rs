@@ -37,6 +37,15 @@ impl Retained {
             .back()
             .map_or_else(Epoch::default, |(epoch, _)| *epoch);
         assert!(epoch > last, "epoch {epoch} committed after {last}");
+        // The first transaction of a session carries again what the outside has not taken.
+        if let Some(first) = outputs.first() {
+            let repeated = |(_, kept): &mut (Epoch, Output)| {
+                kept.kind == first.kind && kept.position >= first.position
+            };
+            while let Some((_, output)) = self.outputs.pop_back_if(repeated) {
+                self.bytes -= cost(&output);
+            }
+        }
         for output in outputs {
             self.bytes += cost(&output);
             self.outputs.push_back((epoch, output));
@@ -104,6 +113,18 @@ mod tests {
         retained.delivered(Epoch::new(3));
         assert!(retained.is_empty());
         assert_eq!(retained.bytes, 0);
+    }
+
+    #[test]
+    fn outputs_carried_again_by_a_new_session_are_replayed_once() {
+        let mut retained = Retained::default();
+        retained.commit(Epoch::new(5), vec![output(0), output(3)]);
+        retained.commit(Epoch::new(8), vec![output(3), output(6)]);
+        assert_eq!(
+            retained.replay().map(|o| o.position).collect::<Vec<_>>(),
+            [0, 3, 6]
+        );
+        assert_eq!(retained.bytes, 3 * (3 + OUTPUT_OVERHEAD_BYTES));
     }
 
     #[test]
