@@ -200,8 +200,8 @@ fn stops_being_active(vm: &ProtectedVm<'_>, node: &str) {
     }
 }
 
-#[test]
-fn an_active_replica_that_is_cut_off_releases_nothing_and_is_outdated_when_it_returns() {
+/// Three times the active node falls silent, is taken over, and returns.
+fn silent_and_back(name: &str, silence: fn(&Namespaces, &str), back: fn(&Namespaces, &str)) {
     let _turn = supervisor::turn().expect("tests run as root");
     let bed = bed();
     let vm = watched(&bed);
@@ -210,42 +210,36 @@ fn an_active_replica_that_is_cut_off_releases_nothing_and_is_outdated_when_it_re
         let (active, passive) = settled(&bed, &vm);
         let before = generation(&vm, &passive);
         let lost_us = now_us();
-        bed.cut(&active).expect("a cable can be pulled");
+        silence(&bed, &active);
         vm.wait_active(&passive, before)
             .expect("the passive one takes over");
         figures.take(&vm, &passive, lost_us, "Corosync reports node lost");
         see_more(&vm, 500);
-        bed.heal(&active).expect("a cable can be plugged in");
+        back(&bed, &active);
         stops_being_active(&vm, &active);
     }
     vm.wait_protected(bed.nodes())
         .expect("the old one comes back as passive");
-    figures.print("cable pulled");
+    figures.print(name);
     judge(&vm.observer);
 }
 
 #[test]
+fn an_active_replica_that_is_cut_off_releases_nothing_and_is_outdated_when_it_returns() {
+    silent_and_back(
+        "cable pulled",
+        |bed, node| bed.cut(node).expect("a cable can be pulled"),
+        |bed, node| bed.heal(node).expect("a cable can be plugged in"),
+    );
+}
+
+#[test]
 fn a_frozen_active_replica_is_outdated_when_it_thaws() {
-    let _turn = supervisor::turn().expect("tests run as root");
-    let bed = bed();
-    let vm = watched(&bed);
-    let mut figures = Figures::default();
-    for _ in 0..3 {
-        let (active, passive) = settled(&bed, &vm);
-        let before = generation(&vm, &passive);
-        let lost_us = now_us();
-        bed.freeze(&active).expect("a node can be stalled");
-        vm.wait_active(&passive, before)
-            .expect("the passive one takes over");
-        figures.take(&vm, &passive, lost_us, "Corosync reports node lost");
-        see_more(&vm, 500);
-        bed.thaw(&active).expect("it goes on");
-        stops_being_active(&vm, &active);
-    }
-    vm.wait_protected(bed.nodes())
-        .expect("the old one comes back as passive");
-    figures.print("node frozen");
-    judge(&vm.observer);
+    silent_and_back(
+        "node frozen",
+        |bed, node| bed.freeze(node).expect("a node can be stalled"),
+        |bed, node| bed.thaw(node).expect("it goes on"),
+    );
 }
 
 #[test]
