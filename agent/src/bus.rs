@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 use zbus::fdo;
 
-use crate::engines::sentence;
+use kemari_api::replica::refusal_text;
 
 /// Longest wait for a promotion.
 pub const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -120,7 +120,7 @@ fn explain(error: &zbus::Error) -> String {
                 agent::BUS_NAME
             )
         }
-        other => sentence(other),
+        other => refusal_text(other),
     }
 }
 

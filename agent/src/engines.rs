@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use kemari_api::replica::{self, ConnectError, ReplicaProxy, ReplicaStatus};
+use kemari_api::replica::{self, ConnectError, ReplicaProxy, ReplicaStatus, refusal_text};
 use kemari_api::{NodeName, VmName, place};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -228,10 +228,10 @@ impl Engines {
         // What gives a right to run may still be carried out after any time-out of ours, so its
         // answer is waited for until the process ends.
         if matches!(action, Action::Promote { .. } | Action::GoSolo { .. }) {
-            return call.await.map_err(|error| sentence(&error));
+            return call.await.map_err(|error| refusal_text(&error));
         }
         match timeout(ANSWER_MAX, call).await {
-            Ok(result) => result.map_err(|error| sentence(&error)),
+            Ok(result) => result.map_err(|error| refusal_text(&error)),
             Err(_) => Err(format!(
                 "The engine of VM {vm} did not answer within {} s",
                 ANSWER_MAX.as_secs()
@@ -245,12 +245,4 @@ impl Engines {
     ) -> R {
         action(&mut self.proxies.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// What the other side said, without D-Bus's name for the error around it.
-#[must_use]
-pub fn sentence(error: &zbus::Error) -> String {
-    error
-        .description()
-        .map_or_else(|| error.to_string(), str::to_owned)
 }

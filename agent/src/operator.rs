@@ -74,7 +74,7 @@ async fn ask_agent() -> anyhow::Result<ClusterView> {
     timeout(ANSWER_MAX, ask)
         .await
         .with_context(|| format!("none within {} s", ANSWER_MAX.as_secs()))?
-        .map_err(|error| anyhow::anyhow!(crate::engines::sentence(&error)))
+        .map_err(|error| anyhow::anyhow!(kemari_api::replica::refusal_text(&error)))
 }
 
 /// Every engine of this node that answers; one that does not is named on standard error.

@@ -46,12 +46,12 @@ pub struct Record {
 
 /// The record could not be read or written.
 #[derive(Debug, Error)]
-#[error("Cannot {what} the licence record {}: {source}; check the file system of {}",
+#[error("Cannot {what} the licence record {}: {cause}; check the file system of {}",
     path.display(), place::state_dir().display())]
 pub struct RecordError {
     what: &'static str,
     path: PathBuf,
-    source: io::Error,
+    cause: io::Error,
 }
 
 /// The file of one VM's record.
@@ -97,11 +97,11 @@ impl LicenceFile {
         File::open(&directory)?.sync_all()
     }
 
-    fn error(&self, what: &'static str, source: io::Error) -> RecordError {
+    fn error(&self, what: &'static str, cause: io::Error) -> RecordError {
         RecordError {
             what,
             path: self.path.clone(),
-            source,
+            cause,
         }
     }
 }

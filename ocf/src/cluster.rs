@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use kemari_api::agent::{AgentProxy, ClusterView, Gone};
+use kemari_api::replica::refusal_text;
 use kemari_api::{NodeName, VmName};
 use tokio::time::timeout;
 use zbus::proxy::CacheProperties;
 
-use crate::engine::answer;
 use crate::exit::Failure;
 
 /// What people can do about a missing agent.
@@ -31,7 +31,7 @@ impl Answer {
         match result {
             Ok(()) => Self::Done,
             Err(error) if is_absence(&error) => Self::Absent(MISSING.to_owned()),
-            Err(error) => Self::Refused(answer(&error)),
+            Err(error) => Self::Refused(refusal_text(&error)),
         }
     }
 }
@@ -46,7 +46,7 @@ pub(crate) async fn view(patience: Duration) -> Result<ClusterView, Failure> {
         Ok(Ok(view)) => Ok(view),
         Ok(Err(error)) if !is_absence(&error) => Err(Failure::generic(format!(
             "kemari-agent answers: {}",
-            answer(&error)
+            refusal_text(&error)
         ))),
         _ => Err(Failure::generic(MISSING)),
     }

@@ -71,7 +71,7 @@ fn fits_environment_file(path: &Path) -> bool {
 pub(crate) fn load(path: &Path) -> Result<VmConfig, Failure> {
     VmConfig::load(path).map_err(|error| {
         let code = match &error {
-            ConfigError::Read { source, .. } => code_of_missing(source),
+            ConfigError::Read { cause, .. } => code_of_missing(cause),
             ConfigError::Invalid { .. } => Code::Configured,
         };
         Failure::new(code, error.to_string())

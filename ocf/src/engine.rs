@@ -114,10 +114,3 @@ fn with_source(error: &ConnectError) -> String {
         None => error.to_string(),
     }
 }
-
-/// What a D-Bus call was answered with, without the name of the error.
-pub(crate) fn answer(error: &zbus::Error) -> String {
-    error
-        .description()
-        .map_or_else(|| error.to_string(), str::to_owned)
-}

@@ -8,7 +8,7 @@ use kemari_api::replica::{self, ReplicaProxy};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::print;
-use crate::engines::sentence;
+use kemari_api::replica::refusal_text;
 
 const PROMPT: &[u8] = b"(kemari) ";
 
@@ -65,6 +65,6 @@ async fn tell(proxy: &ReplicaProxy<'static>, line: &str) -> anyhow::Result<()> {
     match proxy.monitor(line).await {
         Ok(text) if text.is_empty() || text.ends_with('\n') => print(&text),
         Ok(text) => print(&format!("{text}\n")),
-        Err(error) => Err(anyhow::anyhow!(sentence(&error))),
+        Err(error) => Err(anyhow::anyhow!(refusal_text(&error))),
     }
 }

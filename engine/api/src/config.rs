@@ -31,12 +31,12 @@ pub const DEFAULT_PORT: u16 = 4444;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("Cannot read the VM description {}: {source}; {}", path.display(), remedy(source))]
+    #[error("Cannot read the VM description {}: {cause}; {}", path.display(), remedy(cause))]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said; part of the message.
+        cause: io::Error,
     },
     /// Something in the file is wrong.
     #[error("{}:{line}: {}{message}", path.display(), key_prefix(key))]
@@ -161,9 +161,9 @@ impl VmConfig {
     /// # Errors
     /// [`ConfigError`] with the file, the line, the key and what would be right.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
             path: path.to_owned(),
-            source,
+            cause,
         })?;
         Self::parse(path, &text)
     }

@@ -204,3 +204,28 @@ pub async fn connect_at(
         .map_err(on_bus)?;
     Ok((proxy, pid))
 }
+
+/// What the other side said, without D-Bus's name for the error around it.
+#[must_use]
+pub fn refusal_text(error: &zbus::Error) -> String {
+    match error {
+        zbus::Error::MethodError(_, Some(text), _) => text.clone(),
+        zbus::Error::FDO(error) => match error.as_ref() {
+            zbus::fdo::Error::Failed(text) => text.clone(),
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_other_side() {
+        let refused = zbus::Error::from(zbus::fdo::Error::Failed("demote it first".to_owned()));
+        assert_eq!(refusal_text(&refused), "demote it first");
+        assert!(!refusal_text(&zbus::Error::InvalidReply).is_empty());
+    }
+}

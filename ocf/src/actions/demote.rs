@@ -5,9 +5,10 @@
 //! without one the guest is powered off. Which of the two, the engine decides.
 
 use kemari_api::Role;
+use kemari_api::replica::refusal_text;
 
 use crate::assigned::Assigned;
-use crate::engine::{self, Engine, answer};
+use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome};
 use crate::instance::Instance;
 
@@ -30,7 +31,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         Failure::generic(format!(
             "VM {} is not demoted: {}",
             instance.vm,
-            answer(&error)
+            refusal_text(&error)
         ))
     })?;
     let status = engine::until(&instance.vm, |status| status.role != Role::Active).await;

@@ -2,10 +2,11 @@
 //! `start`: the engine runs and waits. It is not promoted by this.
 
 use kemari_api::place;
+use kemari_api::replica::refusal_text;
 
 use crate::assigned::Assigned;
 use crate::description;
-use crate::engine::{self, Engine, answer};
+use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
 use crate::instance::Instance;
 use crate::unit::Systemd;
@@ -36,7 +37,10 @@ async fn start_unit(instance: &Instance) -> Result<(), Failure> {
     let unit = place::unit(&instance.vm);
     instance.waits_for(format!("systemd to start {unit}"));
     let no_systemd = |error: zbus::Error| {
-        Failure::generic(format!("systemd cannot start {unit}: {}", answer(&error)))
+        Failure::generic(format!(
+            "systemd cannot start {unit}: {}",
+            refusal_text(&error)
+        ))
     };
     let systemd = Systemd::connect().await.map_err(no_systemd)?;
     let before = systemd.look(&unit).await.map_err(no_systemd)?;
@@ -46,7 +50,7 @@ async fn start_unit(instance: &Instance) -> Result<(), Failure> {
     if before.active == "failed"
         && let Err(error) = systemd.forget_end(&unit).await
     {
-        warn(format!("Cannot reset {unit}: {}", answer(&error)));
+        warn(format!("Cannot reset {unit}: {}", refusal_text(&error)));
     }
     let state = systemd.start(&unit).await.map_err(no_systemd)?;
     if state.active == "active" {

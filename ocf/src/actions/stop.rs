@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
+use kemari_api::replica::refusal_text;
 use kemari_api::{Role, place};
 use tokio::time::timeout;
 
 use crate::assigned::Assigned;
 use crate::description;
-use crate::engine::{self, Engine, answer};
+use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
 use crate::instance::Instance;
 use crate::score::{self, Score};
@@ -44,9 +45,9 @@ async fn ask_to_end(instance: &Instance, active: bool) -> bool {
         if active {
             // Pacemaker demotes first; a stop by hand may not.
             let demoted = engine.demote().await;
-            demoted.map_err(|error| format!("It cannot be demoted: {}", answer(&error)))?;
+            demoted.map_err(|error| format!("It cannot be demoted: {}", refusal_text(&error)))?;
         }
-        engine.quit().await.map_err(|error| answer(&error))
+        engine.quit().await.map_err(|error| refusal_text(&error))
     };
     let patience = share(instance, 4);
     let reason = match timeout(patience, asked).await {
@@ -65,12 +66,15 @@ async fn end_unit(instance: &Instance, ends_by_itself: bool) -> Result<(), Failu
         Ok(systemd) => systemd,
         Err(error) => {
             // The engine cannot have been started by it then; the socket decides.
-            warn(format!("Cannot reach systemd: {}", answer(&error)));
+            warn(format!("Cannot reach systemd: {}", refusal_text(&error)));
             return Ok(());
         }
     };
     let failed = |error: zbus::Error| {
-        Failure::generic(format!("systemd cannot stop {unit}: {}", answer(&error)))
+        Failure::generic(format!(
+            "systemd cannot stop {unit}: {}",
+            refusal_text(&error)
+        ))
     };
     let state = escalate(instance, &systemd, &unit, ends_by_itself)
         .await
