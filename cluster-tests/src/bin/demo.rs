@@ -144,7 +144,7 @@ fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -
         guest,
         monitor_s: 10,
         replication,
-        patience: Duration::from_secs(240),
+        patience: Duration::from_secs(360),
     };
     narrator.step("installing the VM description and the guest's kernel on the nodes");
     let vm = ProtectedVm::install(bed, options)?;
