@@ -80,3 +80,29 @@ pub trait Bed: Send + Sync + std::fmt::Debug {
     /// Copies the journals and logs of all nodes into a directory, one file a node and source.
     fn collect_journals(&self, into: &Path) -> Result<()>;
 }
+
+/// Whether `crm_mon`'s XML shows a node online and ready for resources.
+pub(crate) fn is_online(status: &str, node: &str) -> bool {
+    let name = format!("<node name=\"{node}\"");
+    status.lines().any(|line| {
+        line.contains(&name)
+            && line.contains("online=\"true\"")
+            && line.contains("pending=\"false\"")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_online;
+
+    #[test]
+    fn a_pending_node_is_not_online() {
+        let line = |name, online, pending| {
+            format!("<node name=\"{name}\" id=\"1\" online=\"{online}\" pending=\"{pending}\"/>\n")
+        };
+        let status = line("node1", true, false) + &line("node2", true, true);
+        assert!(is_online(&status, "node1"));
+        assert!(!is_online(&status, "node2"));
+        assert!(!is_online(&status, "node"));
+    }
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::Machines;
-use crate::bed::Bed as _;
+use crate::bed::{Bed as _, is_online};
 
 /// How long a cluster may take to form. Three emulated machines on two idle cores need about 20 s.
 const ONLINE_LIMIT: Duration = Duration::from_secs(300);
@@ -82,14 +82,4 @@ impl Machines {
             std::thread::sleep(Duration::from_secs(1));
         }
     }
-}
-
-/// Whether `crm_mon`'s XML shows a node online and ready for resources.
-fn is_online(status: &str, node: &str) -> bool {
-    let name = format!("<node name=\"{node}\"");
-    status.lines().any(|line| {
-        line.contains(&name)
-            && line.contains("online=\"true\"")
-            && line.contains("pending=\"false\"")
-    })
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::Namespaces;
-use crate::bed::Bed as _;
+use crate::bed::{Bed as _, is_online};
 
 /// How long a cluster may take to form, also on a machine busy with other tests. An idle one needs 5 s.
 const ONLINE_LIMIT: Duration = Duration::from_secs(120);
@@ -73,31 +73,5 @@ impl Namespaces {
             // Pacemaker has no event to wait for without linking its libraries.
             std::thread::sleep(Duration::from_millis(200));
         }
-    }
-}
-
-/// Whether `crm_mon`'s XML shows a node online and ready for resources.
-pub(super) fn is_online(status: &str, node: &str) -> bool {
-    let name = format!("<node name=\"{node}\"");
-    status.lines().any(|line| {
-        line.contains(&name)
-            && line.contains("online=\"true\"")
-            && line.contains("pending=\"false\"")
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_online;
-
-    #[test]
-    fn a_pending_node_is_not_online() {
-        let line = |name, online, pending| {
-            format!("<node name=\"{name}\" id=\"1\" online=\"{online}\" pending=\"{pending}\"/>\n")
-        };
-        let status = line("node1", true, false) + &line("node2", true, true);
-        assert!(is_online(&status, "node1"));
-        assert!(!is_online(&status, "node2"));
-        assert!(!is_online(&status, "node"));
     }
 }
