@@ -24,6 +24,7 @@ use crate::host::{self, Host};
 use crate::ram::GuestRam;
 use crate::state::{MachineState, VcpuState, VmState};
 use crate::sys;
+use crate::vcpu::mmio::NoMmio;
 use crate::vcpu::{SharedVcpu, VcpuThread, kick};
 
 /// Guest-physical home of KVM's three task-state pages, in the hole below 4 GiB.
@@ -103,6 +104,7 @@ impl Machine {
             vcpu: Arc::clone(&self.vcpu),
             gate: Arc::clone(&self.gate),
             devices: Arc::clone(&self.devices),
+            mmio: Arc::new(NoMmio),
             console,
             events,
         };

@@ -11,6 +11,7 @@
 //! No failure stops the thread silently: errors and panics become [`GuestEvent::Crashed`].
 
 pub(crate) mod kick;
+pub(crate) mod mmio;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,7 @@ use crate::event::{ConsoleOutput, GuestEvent};
 use crate::gate::{Gate, Order, Parking};
 use crate::sys;
 use kick::KickTarget;
+use mmio::MmioHandler;
 
 /// A vCPU shared by its thread and its controller. The controller takes it only while the thread is
 /// parked.
@@ -34,6 +36,7 @@ pub(crate) struct VcpuThread {
     pub(crate) vcpu: SharedVcpu,
     pub(crate) gate: Arc<Gate>,
     pub(crate) devices: Arc<Mutex<Devices>>,
+    pub(crate) mmio: Arc<dyn MmioHandler>,
     pub(crate) console: Arc<dyn ConsoleOutput>,
     pub(crate) events: Sender<GuestEvent>,
 }
@@ -151,11 +154,14 @@ impl VcpuThread {
                 devices.read_port(port, data);
                 None
             }
-            Ok(VcpuExit::MmioRead(_, data)) => {
-                data.fill(0xff);
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                self.mmio.read(address, data);
                 None
             }
-            Ok(VcpuExit::MmioWrite(..)) => None,
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                self.mmio.write(address, data);
+                None
+            }
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Served::Interrupted,
             // A PC resets on a triple fault.
             Ok(VcpuExit::Shutdown) => return Served::Event(GuestEvent::Reset),
