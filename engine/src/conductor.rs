@@ -34,7 +34,10 @@ use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
 use kemari_replication::wire::VmIdentity;
-use kemari_vmm::{BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize};
+use kemari_vmm::backend::Backends;
+use kemari_vmm::{
+    BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize, Presence,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
@@ -367,7 +370,11 @@ pub fn machine_config(config: &VmConfig) -> MachineConfig {
         initrd: config.boot.initrd.clone(),
         cmdline: config.boot.cmdline.clone(),
     };
-    MachineConfig { memory, boot }
+    MachineConfig {
+        memory,
+        rng: Presence::Present,
+        boot,
+    }
 }
 
 fn new_machine(
@@ -386,7 +393,7 @@ fn new_machine(
         }
     });
     let output: Arc<Console> = Arc::clone(console);
-    let machine = Machine::new(machine_config(config), output, events)?;
+    let machine = Machine::new(machine_config(config), Backends::new(output), events)?;
     console.wake_through(machine.run_gate());
     Ok(machine)
 }

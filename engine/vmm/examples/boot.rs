@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
+use kemari_vmm::backend::Backends;
 use kemari_vmm::{BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize};
 
 /// Writes straight to standard output.
@@ -52,6 +53,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mib = arguments.next().map_or(Ok(256), |text| text.parse())?;
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib)?,
+        rng: kemari_vmm::Presence::Present,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: initrd.map(PathBuf::from),
@@ -59,7 +61,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         },
     };
     let (events, ended) = mpsc::channel();
-    let mut machine = Machine::new(config, Arc::new(Stdout), events)?;
+    let mut machine = Machine::new(config, Backends::new(Arc::new(Stdout)), events)?;
     machine.boot()?;
     machine.resume();
     let input = machine.console_input();

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use kemari_vmm::backend::Backends;
 use kemari_vmm::{
     BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MachineState, MemorySize,
     PAGE_SIZE, PageIndex,
@@ -62,6 +63,7 @@ fn main() -> Result<(), Failure> {
     };
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib.parse()?)?,
+        rng: kemari_vmm::Presence::Present,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: Some(PathBuf::from(initrd)).filter(|path| !path.as_os_str().is_empty()),
@@ -69,8 +71,12 @@ fn main() -> Result<(), Failure> {
         },
     };
     let (sender, events) = mpsc::channel();
-    let mut here = Machine::new(config.clone(), Arc::new(Stdout), sender.clone())?;
-    let mut there = Machine::new(config, Arc::new(Stdout), sender)?;
+    let mut here = Machine::new(
+        config.clone(),
+        Backends::new(Arc::new(Stdout)),
+        sender.clone(),
+    )?;
+    let mut there = Machine::new(config, Backends::new(Arc::new(Stdout)), sender)?;
     // Both memories are zero, hence equal, when tracking begins.
     here.start_dirty_tracking()?;
     there.start_dirty_tracking()?;

@@ -6,8 +6,10 @@
 //! outputs back until their epoch is committed. Back ends keep no state of the guest: what is in
 //! flight is drained before a cut, and a replica that takes over opens its own.
 
+mod attached;
 mod disk;
 mod network;
 
+pub use attached::Backends;
 pub use disk::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest, SECTOR_BYTES, Unmap};
 pub use network::{NetworkBackend, Offloads, PACKET_BYTES_MAX, PACKET_HEADER_BYTES};

@@ -31,6 +31,7 @@ use vmm_sys_util::errno;
 
 use crate::config::{BootSource, MachineConfig};
 use crate::error::RestoreError;
+use crate::pci;
 use crate::ram::{GuestRam, MapMemoryError, ram_ranges};
 use kernel::Kernel;
 pub(crate) use registers::Entry;
@@ -194,6 +195,13 @@ fn memory_map(config: &MachineConfig) -> Vec<MapEntry> {
     for (start, length) in ram_ranges(config.memory) {
         map.push(entry(start.max(HIGH_MEMORY), start + length, MapKind::Ram));
     }
+    let ecam = u64::from(pci::ECAM_START);
+    map.push(entry(
+        ecam,
+        ecam + u64::from(pci::ECAM_BYTES),
+        MapKind::Reserved,
+    ));
+    map.sort_by_key(|entry| entry.start);
     map
 }
 

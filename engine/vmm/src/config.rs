@@ -85,11 +85,23 @@ pub struct BootSource {
     pub cmdline: String,
 }
 
+/// Whether a device that is all or nothing is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Presence {
+    /// It is.
+    #[default]
+    Present,
+    /// It is not.
+    Absent,
+}
+
 /// Everything that defines a machine. It has one vCPU for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineConfig {
     /// Guest memory.
     pub memory: MemorySize,
+    /// Whether there is an entropy device.
+    pub rng: Presence,
     /// Where the guest starts.
     pub boot: BootSource,
 }

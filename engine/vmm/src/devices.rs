@@ -7,6 +7,7 @@
 //! | 0x70, 0x71 | CMOS memory with the real-time clock | |
 //! | 0x3f8..0x3ff | 16550 serial port | 4, edge |
 //! | 0x600..0x605 | ACPI PM1a: event, enable and control registers | 9, level |
+//! | 0xcf8..0xcff | PCI configuration, the old way | |
 //!
 //! Every other port reads all ones and ignores writes, and so does all memory outside RAM. The PIC,
 //! IOAPIC, PIT and port 0x61 are in the kernel. The devices are touched only under one lock, and
@@ -25,13 +26,22 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
+use crate::pci::PciBus;
+use crate::pci::ports::{self, ConfigPorts};
+use crate::virtio::state::WrongDeviceState;
 use cmos::{Cmos, CmosState};
 use power::{PowerManagement, PowerState};
 use serial::{SerialPort, SerialPortState};
 
 /// What the devices of this version are called in a machine's fingerprint; changes whenever the
 /// set of devices or the meaning of their state does.
-pub(crate) const DEVICES: &[&str] = &["serial16550/1", "i8042-reset/1", "cmos/1", "acpi-pm1a/1"];
+pub(crate) const DEVICES: &[&str] = &[
+    "serial16550/1",
+    "i8042-reset/1",
+    "cmos/1",
+    "acpi-pm1a/1",
+    "pci/1",
+];
 
 /// State of all port I/O devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +49,7 @@ pub struct DevicesState {
     pub(crate) serial: SerialPortState,
     pub(crate) cmos: CmosState,
     pub(crate) power: PowerState,
+    pub(crate) pci: ConfigPorts,
 }
 
 /// Device state that no device of this machine can have.
@@ -50,6 +61,9 @@ pub enum RestoreDevicesError {
         /// Bytes in the refused state.
         bytes: usize,
     },
+    /// A virtio device refused its state.
+    #[error("Cannot load a virtio device")]
+    Virtio(#[from] WrongDeviceState),
     /// KVM refused an interrupt line.
     #[error("Cannot set interrupt line {irq}")]
     InterruptLine {
@@ -95,15 +109,19 @@ pub(crate) struct Devices {
     pub(crate) serial: SerialPort,
     cmos: Cmos,
     power: PowerManagement,
+    pci: ConfigPorts,
+    bus: Arc<PciBus>,
 }
 
 impl Devices {
-    pub(crate) fn new(vm: &Arc<VmFd>) -> Self {
+    pub(crate) fn new(vm: &Arc<VmFd>, bus: Arc<PciBus>) -> Self {
         let line = |irq| InterruptLine::new(Arc::clone(vm), irq);
         Self {
             serial: SerialPort::new(line(serial::IRQ)),
             cmos: Cmos::new(),
             power: PowerManagement::new(line(u32::from(power::SCI_IRQ))),
+            pci: ConfigPorts::default(),
+            bus,
         }
     }
 
@@ -115,6 +133,7 @@ impl Devices {
             cmos::INDEX | cmos::DATA => each(data, || self.cmos.read(port)),
             serial::FIRST..=serial::LAST => each(data, || self.serial.read(port)),
             power::FIRST..=power::LAST => self.power.read(port, data),
+            ports::FIRST..=ports::LAST => self.pci.read(&self.bus, port, data),
             _ => data.fill(0xff),
         }
     }
@@ -130,6 +149,7 @@ impl Devices {
                 data.iter().for_each(|byte| self.serial.write(port, *byte));
             }
             power::FIRST..=power::LAST => return self.power.write(port, data),
+            ports::FIRST..=ports::LAST => self.pci.write(&self.bus, port, data),
             _ => {}
         }
         None
@@ -145,6 +165,7 @@ impl Devices {
             serial: self.serial.save(),
             cmos: self.cmos.save(),
             power: self.power.save(),
+            pci: self.pci,
         }
     }
 
@@ -152,6 +173,7 @@ impl Devices {
     pub(crate) fn restore(&mut self, state: &DevicesState) -> Result<(), RestoreDevicesError> {
         self.serial.restore(&state.serial)?;
         self.cmos.restore(state.cmos);
+        self.pci = state.pci;
         self.power
             .restore(state.power)
             .map_err(|source| RestoreDevicesError::InterruptLine {

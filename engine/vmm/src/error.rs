@@ -32,6 +32,9 @@ pub enum CreateMachineError {
     /// Guest memory could not be mapped.
     #[error("Cannot make guest memory")]
     Memory(#[from] MapMemoryError),
+    /// The devices could not be set up.
+    #[error("Cannot set up the virtio devices")]
+    Devices(#[source] std::io::Error),
     /// KVM refused a call.
     #[error("KVM refused {call}")]
     Kvm {

@@ -33,12 +33,16 @@ pub struct MachineFingerprint {
 }
 
 impl MachineFingerprint {
-    pub(crate) fn new(memory: MemorySize, host: &Host) -> Self {
+    pub(crate) fn new(memory: MemorySize, host: &Host, virtio: Vec<String>) -> Self {
         Self {
             state_version: STATE_VERSION,
             memory,
             vcpus: 1,
-            devices: DEVICES.iter().map(|&device| device.to_owned()).collect(),
+            devices: DEVICES
+                .iter()
+                .map(|&device| device.to_owned())
+                .chain(virtio)
+                .collect(),
             xsave_bytes: host.xsave_bytes as u64,
             sregs2: host.sregs2,
             tsc_khz: host.tsc_khz,

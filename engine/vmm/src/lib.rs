@@ -6,10 +6,12 @@
 //!
 //! ```no_run
 //! # use std::sync::{Arc, mpsc};
-//! # use kemari_vmm::{BootSource, ConsoleOutput, Machine, MachineConfig, MemorySize};
+//! # use kemari_vmm::backend::Backends;
+//! # use kemari_vmm::{BootSource, ConsoleOutput, Machine, MachineConfig, MemorySize, Presence};
 //! # fn example(console: Arc<dyn ConsoleOutput>) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = MachineConfig {
 //!     memory: MemorySize::from_mib(256)?,
+//!     rng: Presence::Present,
 //!     boot: BootSource {
 //!         kernel: "/boot/vmlinuz".into(),
 //!         initrd: None,
@@ -17,7 +19,7 @@
 //!     },
 //! };
 //! let (events, guest_ended) = mpsc::channel();
-//! let mut machine = Machine::new(config, console, events)?;
+//! let mut machine = Machine::new(config, Backends::new(console), events)?;
 //! machine.boot()?;
 //! machine.start_dirty_tracking()?;
 //! machine.resume();
@@ -80,13 +82,15 @@ mod gate;
 mod host;
 mod machine;
 mod msrs;
+mod pci;
 mod ram;
 mod state;
 mod sys;
 mod vcpu;
+mod virtio;
 
 pub use boot::{BootError, check_boot};
-pub use config::{BootSource, MachineConfig, MemorySize, MemorySizeOutOfRange};
+pub use config::{BootSource, MachineConfig, MemorySize, MemorySizeOutOfRange, Presence};
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;
 pub use devices::{DevicesState, RestoreDevicesError};
@@ -101,3 +105,4 @@ pub use ram::{GuestRam, MapMemoryError, PageAccessError};
 pub use state::{
     DecodeStateError, MAX_STATE_BYTES, MachineState, STATE_VERSION, VcpuState, VmState,
 };
+pub use virtio::state::WrongDeviceState;

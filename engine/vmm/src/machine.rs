@@ -9,11 +9,12 @@ use std::time::Duration;
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
+use crate::backend::Backends;
 use crate::boot::{self, BootError};
 use crate::config::MachineConfig;
 use crate::cpuid;
-use crate::devices::Devices;
 use crate::devices::serial::ConsoleInput;
+use crate::devices::{Devices, RestoreDevicesError};
 use crate::dirty::DirtyPages;
 use crate::dirty_log::DirtyLog;
 use crate::error::{CreateMachineError, DirtyLogError, PauseError, RestoreError, SaveError};
@@ -21,11 +22,13 @@ use crate::event::{ConsoleOutput, GuestEvent};
 use crate::fingerprint::MachineFingerprint;
 use crate::gate::{Gate, RunGate};
 use crate::host::{self, Host};
+use crate::pci::Platform;
+use crate::pci::kvm::KvmPlatform;
 use crate::ram::GuestRam;
 use crate::state::{MachineState, VcpuState, VmState};
 use crate::sys;
-use crate::vcpu::mmio::NoMmio;
 use crate::vcpu::{SharedVcpu, VcpuThread, kick};
+use crate::virtio::fleet::Fleet;
 
 /// Guest-physical home of KVM's three task-state pages, in the hole below 4 GiB.
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -45,6 +48,7 @@ pub struct Machine {
     dirty_log: DirtyLog,
     gate: Arc<Gate>,
     devices: Arc<Mutex<Devices>>,
+    fleet: Fleet,
     /// The state before the first boot: what a reset goes back to.
     pristine: Option<MachineState>,
     thread: Option<JoinHandle<()>>,
@@ -63,7 +67,7 @@ impl Machine {
     /// KVM is absent, not permitted or too old, or memory is short.
     pub fn new(
         config: MachineConfig,
-        console: Arc<dyn ConsoleOutput>,
+        backends: Backends,
         events: Sender<GuestEvent>,
     ) -> Result<Self, CreateMachineError> {
         let kvm = host::open_kvm()?;
@@ -75,7 +79,10 @@ impl Machine {
         let cpuid = cpuid::of_host(&kvm)?;
         let vcpu = create_vcpu(&vm, &cpuid)?;
         let host = Host::probe(&kvm, &vm, &vcpu, cpuid)?;
-        let devices = Arc::new(Mutex::new(Devices::new(&vm)));
+        let platform: Arc<dyn Platform> = Arc::new(KvmPlatform(Arc::clone(&vm)));
+        let fleet = Fleet::new(backends.devices(&config), ram.mapping(), &platform)
+            .map_err(CreateMachineError::Devices)?;
+        let devices = Arc::new(Mutex::new(Devices::new(&vm, fleet.bus())));
         let mut machine = Self {
             config,
             host,
@@ -83,12 +90,13 @@ impl Machine {
             dirty_log,
             gate: Arc::new(Gate::new()),
             devices,
+            fleet,
             pristine: None,
             thread: None,
             vcpu: Arc::new(Mutex::new(vcpu)),
             vm,
         };
-        machine.start_thread(console, events)?;
+        machine.start_thread(backends.serial, events)?;
         let pristine = machine.save().map_err(CreateMachineError::FirstState)?;
         machine.pristine = Some(pristine);
         Ok(machine)
@@ -104,7 +112,7 @@ impl Machine {
             vcpu: Arc::clone(&self.vcpu),
             gate: Arc::clone(&self.gate),
             devices: Arc::clone(&self.devices),
-            mmio: Arc::new(NoMmio),
+            mmio: self.fleet.bus(),
             console,
             events,
         };
@@ -141,6 +149,7 @@ impl Machine {
     /// reset, crash) until [`boot`](Self::boot) or [`restore`](Self::restore).
     pub fn resume(&mut self) {
         self.lock_devices().serial.thaw();
+        self.fleet.resume();
         self.gate.ask_run();
     }
 
@@ -160,6 +169,7 @@ impl Machine {
                 });
             }
         }
+        self.fleet.pause();
         self.lock_devices().serial.freeze();
         Ok(())
     }
@@ -179,8 +189,10 @@ impl Machine {
         if !self.is_paused() {
             return Err(SaveError::NotPaused);
         }
+        // A machine whose run ended by itself was never paused. The virtio devices come first: what
+        // they complete may interrupt the guest.
+        self.fleet.pause();
         let mut devices = self.lock_devices();
-        // A machine whose run ended by itself was never paused.
         devices.serial.freeze();
         let devices = devices.save();
         let vcpu = VcpuState::save(&lock(&self.vcpu), &self.host)?;
@@ -190,6 +202,7 @@ impl Machine {
             vcpus: vec![vcpu],
             vm: VmState::save(&self.vm)?,
             devices,
+            virtio: self.fleet.save(),
         })
     }
 
@@ -204,11 +217,15 @@ impl Machine {
             return Err(RestoreError::NotPaused);
         }
         let vcpu_state = self.check_fits(state)?;
+        self.fleet.pause();
         let vcpu = lock(&self.vcpu);
         state.vm.restore_clock(&self.vm)?;
         vcpu_state.restore(&vcpu, &self.host)?;
         state.vm.restore_chips(&self.vm)?;
         self.lock_devices().restore(&state.devices)?;
+        self.fleet
+            .restore(&state.virtio)
+            .map_err(RestoreDevicesError::from)?;
         // Keeps the guest's watchdogs quiet about the gap. Fails while the guest has no kvmclock.
         let _ = vcpu.kvmclock_ctrl();
         drop(vcpu);
@@ -280,7 +297,7 @@ impl Machine {
     /// What another machine must have in common with this one to run its state.
     #[must_use]
     pub fn fingerprint(&self) -> MachineFingerprint {
-        MachineFingerprint::new(self.config.memory, &self.host)
+        MachineFingerprint::new(self.config.memory, &self.host, self.fleet.labels())
     }
 
     /// The outside end of the serial line towards the guest.

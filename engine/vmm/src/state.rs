@@ -14,11 +14,12 @@ use thiserror::Error;
 
 use crate::config::MemorySize;
 use crate::devices::DevicesState;
+use crate::virtio::state::FunctionState;
 pub use chips::VmState;
 pub use processor::VcpuState;
 
 /// Version of the encoding; changes with every change of the state's meaning or layout.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 3;
 /// Longest encoded state that is accepted, in bytes. A vCPU needs 10 to 20 KB.
 pub const MAX_STATE_BYTES: usize = 16 << 20;
 
@@ -37,6 +38,8 @@ pub struct MachineState {
     pub vm: VmState,
     /// Port I/O devices.
     pub devices: DevicesState,
+    /// Virtio devices, by slot.
+    pub(crate) virtio: Vec<FunctionState>,
 }
 
 /// Bytes that are not an encoded machine state of this version.

@@ -7,6 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Bench, guests};
+use kemari_vmm::backend::Backends;
 use kemari_vmm::{ConsoleOutput, GuestEvent, Machine};
 
 #[test]
@@ -123,7 +124,7 @@ fn a_panic_in_the_vcpu_thread_is_a_crash_and_not_silence() {
     let kernel = guests::write_elf(guests::speaker());
     let (sender, events) = std::sync::mpsc::channel();
     let config = common::config(kernel.path(), "hello", 16);
-    let mut machine = Machine::new(config, Arc::new(Panicking), sender).unwrap();
+    let mut machine = Machine::new(config, Backends::new(Arc::new(Panicking)), sender).unwrap();
     machine.boot().unwrap();
     machine.resume();
     let GuestEvent::Crashed { reason } = events.recv_timeout(common::LONG).unwrap() else {

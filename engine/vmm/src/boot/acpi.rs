@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The ACPI tables: RSDP, XSDT, FADT, FACS, MADT and a DSDT that says how to switch off.
+//! The ACPI tables: RSDP, XSDT, FADT, FACS, MADT, MCFG and a DSDT that says how to switch
+//! off and where PCI is.
 //!
 //! They lie in the firmware area below 1 MiB, where a guest that is not told the address finds
 //! the RSDP too.
 
-use acpi_tables::aml::{Name, Package, Path};
+use acpi_tables::aml::{
+    AddressSpace as AmlSpace, AddressSpaceCacheable, Device, EISAName, IO, Memory32Fixed, Name,
+    Package, Path, ResourceTemplate,
+};
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -16,6 +21,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::BootError;
 use crate::devices::{i8042, power};
+use crate::pci;
 use crate::ram::GuestRam;
 
 /// Where the tables begin; the RSDP is first.
@@ -47,9 +53,13 @@ pub(super) fn write(ram: &GuestRam) -> Result<u64, BootError> {
     let dsdt = area.add(&dsdt())?;
     let fadt = area.add(&fadt(dsdt, facs).finalize())?;
     let madt = area.add(&madt())?;
+    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
+    mcfg.add_ecam(u64::from(pci::ECAM_START), 0, 0, 0);
+    let mcfg = area.add(&mcfg)?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    xsdt.add_entry(mcfg);
     let xsdt = area.add(&xsdt)?;
     area.next = TABLES;
     area.add(&Rsdp::new(OEM, xsdt))
@@ -83,9 +93,57 @@ fn dsdt() -> Sdt {
         &Package::new(vec![&off, &off, &0u8, &0u8]),
     )
     .to_aml_bytes(sink);
+    host_bridge(sink);
     let mut table = Sdt::new(*b"DSDT", HEADER, 2, OEM, OEM_TABLE, OEM_REVISION);
     table.append_slice(&code);
     table
+}
+
+/// The PCI host bridge, and the memory its configuration space is mapped in (PCI Firmware
+/// specification 3.3, section 4.1.2: it must be reserved by a motherboard resource).
+fn host_bridge(sink: &mut dyn AmlSink) {
+    let window = AmlSpace::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        pci::WINDOW_START,
+        pci::WINDOW_END - 1,
+        None,
+    );
+    Device::new(
+        Path::new("_SB_.PCI0"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0A08")),
+            &Name::new(Path::new("_CID"), &EISAName::new("PNP0A03")),
+            &Name::new(Path::new("_SEG"), &0u8),
+            &Name::new(Path::new("_BBN"), &0u8),
+            &Name::new(Path::new("_UID"), &0u8),
+            &Name::new(
+                Path::new("_CRS"),
+                &ResourceTemplate::new(vec![
+                    &AmlSpace::new_bus_number(0u16, 0u16),
+                    &IO::new(0xcf8, 0xcf8, 1, 8),
+                    &window,
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(sink);
+    Device::new(
+        Path::new("_SB_.ECAM"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0C02")),
+            &Name::new(Path::new("_UID"), &0u8),
+            &Name::new(
+                Path::new("_CRS"),
+                &ResourceTemplate::new(vec![&Memory32Fixed::new(
+                    true,
+                    pci::ECAM_START,
+                    pci::ECAM_BYTES,
+                )]),
+            ),
+        ],
+    )
+    .to_aml_bytes(sink);
 }
 
 fn fadt(dsdt: u64, facs: u64) -> FADTBuilder {
@@ -178,6 +236,9 @@ mod tests {
         let fadt = table(&ram, address_at(&xsdt, 36));
         assert_eq!(&fadt[..4], b"FACP");
         assert_eq!(&table(&ram, address_at(&xsdt, 44))[..4], b"APIC");
+        let mcfg = table(&ram, address_at(&xsdt, 52));
+        assert_eq!(&mcfg[..4], b"MCFG");
+        assert_eq!(address_at(&mcfg, 44), u64::from(pci::ECAM_START));
         let dsdt = table(&ram, address_at(&fadt, 140));
         assert_eq!(&dsdt[..4], b"DSDT");
         // Name(_S5_, Package(4) { 5, 5, 0, 0 })

@@ -17,28 +17,3 @@ pub(crate) trait MmioHandler: Send + Sync + Debug {
     /// Takes `data`.
     fn write(&self, address: u64, data: &[u8]);
 }
-
-/// Nothing is there: reads are all ones and writes are lost, as on a PC.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NoMmio;
-
-impl MmioHandler for NoMmio {
-    fn read(&self, _: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn write(&self, _: u64, _: &[u8]) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_there_reads_all_ones() {
-        let mut data = [0; 8];
-        NoMmio.write(0xe000_0000, &[1, 2]);
-        NoMmio.read(0xe000_0000, &mut data);
-        assert_eq!(data, [0xff; 8]);
-    }
-}

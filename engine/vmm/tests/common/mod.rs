@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use kemari_vmm::backend::Backends;
 use kemari_vmm::{
     BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE, PageIndex,
 };
@@ -146,7 +147,7 @@ impl Bench {
         let (sender, events) = channel();
         let config = config(kernel, cmdline, mib);
         let output: Arc<dyn ConsoleOutput> = Arc::clone(&console) as _;
-        let machine = Machine::new(config, output, sender).expect("KVM works here");
+        let machine = Machine::new(config, Backends::new(output), sender).expect("KVM works here");
         Self {
             machine,
             console,
@@ -177,6 +178,7 @@ impl Bench {
 pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
     MachineConfig {
         memory: MemorySize::from_mib(mib).unwrap(),
+        rng: kemari_vmm::Presence::Present,
         boot: BootSource {
             kernel: kernel.to_owned(),
             initrd: None,

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything a machine is connected to, and the devices that come of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::{MachineConfig, Presence};
+use crate::event::ConsoleOutput;
+use crate::virtio::Device;
+use crate::virtio::rng::Rng;
+
+/// The back ends of one machine. What is here becomes a device on its bus, in this order.
+pub struct Backends {
+    /// Where the serial port's output goes.
+    pub serial: Arc<dyn ConsoleOutput>,
+}
+
+impl Backends {
+    /// A machine with nothing but a serial port.
+    #[must_use]
+    pub fn new(serial: Arc<dyn ConsoleOutput>) -> Self {
+        Self { serial }
+    }
+
+    /// Splits off the virtio devices, in the order of their slots.
+    pub(crate) fn devices(&self, config: &MachineConfig) -> Vec<Box<dyn Device>> {
+        let mut devices: Vec<Box<dyn Device>> = Vec::new();
+        if config.rng == Presence::Present {
+            devices.push(Box::new(Rng));
+        }
+        devices
+    }
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Backends")
+    }
+}
