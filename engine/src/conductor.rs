@@ -41,9 +41,9 @@ use kemari_vmm::{
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
-use crate::console::{Console, InputSlot};
 use crate::link::active::{LinkEvent, LinkId};
 use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
+use crate::outputs::{InputSlot, Interface, Outputs, TappedNetwork};
 use crate::record::LicenceFile;
 use capture::Capture;
 use finish::Finish;
@@ -84,7 +84,7 @@ pub struct Conductor {
     node: NodeName,
     machine: Machine,
     machine_number: u64,
-    console: Arc<Console>,
+    outputs: Arc<Outputs>,
     input_slot: InputSlot,
     endpoint: Option<Endpoint>,
     listen: String,
@@ -121,6 +121,8 @@ pub struct Setup {
     pub node: NodeName,
     /// The queue's two ends.
     pub queue: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    /// The guest's network interfaces, in the description's order.
+    pub interfaces: Vec<Arc<Interface>>,
 }
 
 impl Conductor {
@@ -130,10 +132,11 @@ impl Conductor {
             config,
             node,
             queue: (sender, inputs),
+            interfaces,
         } = setup;
         let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
-        let console = Console::new(queue_bytes, sender.clone());
-        let machine = new_machine(&config, &console, &sender, 0)?;
+        let outputs = Outputs::new(queue_bytes, interfaces, sender.clone());
+        let machine = new_machine(&config, &outputs, &sender, 0)?;
         let input_slot = InputSlot::new(machine.console_input());
         let statistics = Statistics::default();
         let (status, status_watch) = watch::channel(ReplicaStatus {
@@ -163,7 +166,7 @@ impl Conductor {
             node,
             machine,
             machine_number: 0,
-            console,
+            outputs,
             input_slot,
             endpoint: None,
             listen: String::new(),
@@ -189,9 +192,9 @@ impl Conductor {
         Ok((conductor, handle))
     }
 
-    /// The console, for the sink.
-    pub fn console(&self) -> Arc<Console> {
-        Arc::clone(&self.console)
+    /// The outputs, for the carrier.
+    pub fn outputs(&self) -> Arc<Outputs> {
+        Arc::clone(&self.outputs)
     }
 
     /// What is typed at the console goes here.
@@ -301,7 +304,7 @@ impl Conductor {
 
     /// What the status is now, published if it differs. An epoch alone wakes nobody.
     fn publish(&self) {
-        let licence = self.console.with_gate(|gate| gate.licence()).shown();
+        let licence = self.outputs.with_gate(|gate| gate.licence()).shown();
         let now = ReplicaStatus {
             vm: self.config.vm.name.clone(),
             node: self.node.clone(),
@@ -352,7 +355,7 @@ impl Conductor {
         self.machine_number += 1;
         self.machine = new_machine(
             &self.config,
-            &self.console,
+            &self.outputs,
             &self.sender,
             self.machine_number,
         )?;
@@ -379,7 +382,7 @@ pub fn machine_config(config: &VmConfig) -> MachineConfig {
 
 fn new_machine(
     config: &VmConfig,
-    console: &Arc<Console>,
+    outputs: &Arc<Outputs>,
     inputs: &mpsc::Sender<Input>,
     number: u64,
 ) -> Result<Machine, CreateMachineError> {
@@ -392,10 +395,17 @@ fn new_machine(
             }
         }
     });
-    let output: Arc<Console> = Arc::clone(console);
-    let machine = Machine::new(machine_config(config), Backends::new(output), events)?;
-    console.wake_through(machine.run_gate());
+    let machine = Machine::new(machine_config(config), backends(outputs), events)?;
+    outputs.wake_through(machine.run_gate());
     Ok(machine)
+}
+
+/// The machine's back ends, each behind the event-tap.
+fn backends(outputs: &Arc<Outputs>) -> Backends {
+    let serial: Arc<Outputs> = Arc::clone(outputs);
+    let mut backends = Backends::new(serial);
+    let _ = &mut backends;
+    backends
 }
 
 /// What keeps two machines from being replicas of one VM. Small differences (a TSC calibrated anew

@@ -2,13 +2,13 @@
 //! `kemari-engine`: one replica of a fault-tolerant virtual machine.
 //!
 //! The process puts three things together: the machine (`kemari-vmm`), the protocol
-//! (`kemari-replication`) and the outside: transports, console sinks, the control socket, systemd.
+//! (`kemari-replication`) and the outside: transports, outputs, the control socket, systemd.
 //!
 //! ```text
 //!  control socket ──commands──▶ conductor ──owns──▶ machine, licence, roles
 //!  (tokio, one thread)              ▲  │                 │ vCPU thread
 //!                 acks, frames ─────┘  └─▶ sender        ▼
-//!                 (link threads)           thread    event-tap ──▶ sink thread ──▶ outside
+//!                 (link threads)           thread    event-tap ──▶ carrier ──▶ outside
 //! ```
 //!
 //! The conductor is one thread with one queue: every decision about this replica is made there, in
@@ -17,10 +17,10 @@
 
 mod clock;
 mod conductor;
-mod console;
 mod control;
 mod exit;
 mod link;
+mod outputs;
 mod record;
 mod run;
 

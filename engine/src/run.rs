@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 
 use crate::RunArguments;
 use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup, machine_config};
-use crate::console::{self, Origin};
 use crate::control::{ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind};
 use crate::link::passive::Endpoint;
+use crate::outputs::{self, Origin};
 use crate::record::{Kind, LicenceFile, Record};
 
 /// Runs a replica until it ends.
@@ -177,6 +177,7 @@ async fn supervise(
         config,
         node: node.clone(),
         queue,
+        interfaces: Vec::new(),
     })
     .map_err(|error| creation(&error))?;
     if let Some(record) = record {
@@ -187,8 +188,8 @@ async fn supervise(
             .map_err(|error| Failure::new(FailureKind::Other, &error))?;
         conductor.open(endpoint, listen);
     }
-    console::start_sink(
-        conductor.console(),
+    outputs::start_carrier(
+        conductor.outputs(),
         sink,
         Origin {
             vm: vm.clone(),

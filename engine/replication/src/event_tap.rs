@@ -93,6 +93,8 @@ pub struct EventTap {
     committed: Epoch,
     holds: bool,
     console_position: u64,
+    /// Packets queued so far, of all interfaces.
+    packets: u64,
 }
 
 impl EventTap {
@@ -109,6 +111,7 @@ impl EventTap {
             committed: before(config.open_epoch),
             holds: true,
             console_position: config.console_position,
+            packets: 0,
         }
     }
 
@@ -126,6 +129,9 @@ impl EventTap {
             console_position,
         });
         for output in retained.replay() {
+            if matches!(output.kind, OutputKind::Network(_)) {
+                tap.packets = tap.packets.max(output.position.saturating_add(1));
+            }
             tap.enqueue(held, output.clone());
         }
         tap
@@ -133,7 +139,34 @@ impl EventTap {
 
     /// Queues an output of the open epoch. Returns whether it is the epoch's first, which is what
     /// the checkpoint trigger wants to know.
+    ///
+    /// # Panics
+    /// When a packet is longer than [`OUTPUT_BYTES_MAX`], which no device makes.
     pub fn push(&mut self, kind: OutputKind, bytes: &[u8]) -> bool {
+        match kind {
+            OutputKind::Console => self.push_console(bytes),
+            OutputKind::Network(_) => self.push_packet(kind, bytes),
+        }
+        let first = !self.pending && !bytes.is_empty();
+        self.pending |= first;
+        first
+    }
+
+    fn push_packet(&mut self, kind: OutputKind, bytes: &[u8]) {
+        assert!(bytes.len() <= OUTPUT_BYTES_MAX, "a packet cannot be split");
+        let position = self.packets;
+        self.packets += 1;
+        let bytes = bytes.to_vec();
+        let output = Output {
+            kind,
+            position,
+            bytes,
+        };
+        self.enqueue(self.open_epoch, output);
+    }
+
+    fn push_console(&mut self, bytes: &[u8]) {
+        let kind = OutputKind::Console;
         let mut rest = bytes;
         while !rest.is_empty() {
             let taken = self.append_to_last(kind, rest);
@@ -154,9 +187,6 @@ impl EventTap {
             );
             rest = rest.get(chunk.len()..).unwrap_or(&[]);
         }
-        let first = !self.pending && !bytes.is_empty();
-        self.pending |= first;
-        first
     }
 
     /// Adds to the last output what still fits, if that is of the open epoch and nobody has seen

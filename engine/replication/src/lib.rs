@@ -31,5 +31,5 @@ pub mod trigger;
 pub mod wire;
 
 pub use kemari_api::{Epoch, Generation, NodeName, VmName};
-pub use output::{Output, OutputKind};
+pub use output::{NetworkPort, Output, OutputKind};
 pub use page::{PAGE_BYTES, PageContent, PageIndex, RamLayout};

@@ -8,7 +8,7 @@ use kemari_replication::page::{PAGE_BYTES, PageIndex};
 use kemari_vmm::{DirtyPages, GuestRam, Machine};
 
 use crate::clock;
-use crate::console::Console;
+use crate::outputs::Outputs;
 
 /// Buffers of the last cut.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Capture {
     pub fn cut(
         &mut self,
         machine: &mut Machine,
-        console: &Console,
+        outputs: &Outputs,
         carry: Carry,
     ) -> Result<Cut, String> {
         let at = clock::now();
@@ -58,7 +58,7 @@ impl Capture {
             machine.mark_dirty(&dirty);
             return Err(crate::exit::chain(&error));
         }
-        let closed = console.with_gate(|gate| gate.close_epoch(carry));
+        let closed = outputs.with_gate(|gate| gate.close_epoch(carry));
         Ok(Cut {
             closed,
             dirty,

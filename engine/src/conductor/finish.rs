@@ -147,8 +147,8 @@ impl Conductor {
         }
         let committed = finish.last.is_some_and(|last| self.progress.acked >= last);
         let may_leave = committed || matches!(self.licence(), Licence::Solo { .. });
-        if may_leave && !self.console.drain(DRAIN) {
-            tracing::warn!(vm = %self.config.vm.name, "the console sink did not take the last output");
+        if may_leave && !self.outputs.drain(DRAIN) {
+            tracing::warn!(vm = %self.config.vm.name, "the outside did not take the last outputs");
         }
         match finish.purpose {
             Purpose::Demote(reply) => {

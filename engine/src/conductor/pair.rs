@@ -273,7 +273,7 @@ impl Conductor {
         TriggerInput {
             now: clock::now(),
             last_start: pair.last_start,
-            output_since: self.console.output_since(),
+            output_since: self.outputs.output_since(),
             dirty_pages: None,
         }
     }
@@ -378,7 +378,7 @@ impl Conductor {
 
     /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
     pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
-        let cut = match self.capture.cut(&mut self.machine, &self.console, carry) {
+        let cut = match self.capture.cut(&mut self.machine, &self.outputs, carry) {
             Ok(cut) => cut,
             Err(text) => {
                 self.end = Some(End::Failed(format!(
@@ -442,7 +442,7 @@ impl Conductor {
 
     /// The passive side holds everything up to this epoch.
     fn acked(&mut self, epoch: Epoch) {
-        let committed = self.console.with_gate(|gate| gate.committed(epoch));
+        let committed = self.outputs.with_gate(|gate| gate.committed(epoch));
         if let Err(error) = committed {
             self.end = Some(End::Failed(error.to_string()));
             return;
@@ -567,7 +567,7 @@ impl Conductor {
     /// Ends the session on the current link. What the outside has taken need not be replayed.
     pub(super) fn say_goodbye(&mut self, goodbye: Goodbye) {
         if let LinkState::Up(pair) = &mut self.link {
-            let delivered = self.console.with_gate(|gate| gate.tap().delivered_up_to());
+            let delivered = self.outputs.with_gate(|gate| gate.tap().delivered_up_to());
             let mut frames = pair.link.buffer();
             pair.link
                 .session
@@ -578,12 +578,12 @@ impl Conductor {
     }
 
     pub(super) fn licence(&self) -> Licence {
-        self.console.with_gate(|gate| gate.licence())
+        self.outputs.with_gate(|gate| gate.licence())
     }
 
     /// Tells the gate; an event that does not fit is a fault of this process and ends it.
     pub(super) fn tell_gate(&mut self, event: LicenceEvent) -> bool {
-        match self.console.with_gate(|gate| gate.handle(event)) {
+        match self.outputs.with_gate(|gate| gate.handle(event)) {
             Ok(_) => true,
             Err(error) => {
                 self.end = Some(End::Failed(error.to_string()));

@@ -176,7 +176,7 @@ impl Conductor {
                 "the licence record cannot be written".into(),
             ));
         }
-        self.console.replace(tap);
+        self.outputs.replace(tap);
         self.tell_gate(LicenceEvent::SoloGranted { generation });
         self.role = Role::Active;
         self.running = true;
@@ -273,7 +273,7 @@ impl Conductor {
     pub(super) fn become_outdated(&mut self, generation: Generation) {
         self.tell_gate(LicenceEvent::Learned { generation });
         let _ = self.machine.pause();
-        self.console.settle();
+        self.outputs.settle();
         let own = self.generation;
         self.generation = generation;
         self.write_record(Kind::Outdated);
@@ -319,7 +319,7 @@ impl Conductor {
         let _ = self.machine.pause();
         self.link = LinkState::None;
         let bytes_max = self.queue_bytes();
-        self.console.replace(EventTap::new(&TapConfig {
+        self.outputs.replace(EventTap::new(&TapConfig {
             bytes_max,
             ..TapConfig::default()
         }));

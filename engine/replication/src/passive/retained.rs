@@ -38,13 +38,14 @@ impl Retained {
             .map_or_else(Epoch::default, |(epoch, _)| *epoch);
         assert!(epoch > last, "epoch {epoch} committed after {last}");
         // The first transaction of a session carries again what the outside has not taken.
-        if let Some(first) = outputs.first() {
-            let repeated = |(_, kept): &mut (Epoch, Output)| {
-                kept.kind == first.kind && kept.position >= first.position
-            };
-            while let Some((_, output)) = self.outputs.pop_back_if(repeated) {
-                self.bytes -= cost(&output);
-            }
+        let repeated = |(_, kept): &mut (Epoch, Output)| {
+            let first = outputs
+                .iter()
+                .find(|output| output.kind.shares_stream(kept.kind));
+            first.is_some_and(|first| kept.position >= first.position)
+        };
+        while let Some((_, output)) = self.outputs.pop_back_if(repeated) {
+            self.bytes -= cost(&output);
         }
         for output in outputs {
             self.bytes += cost(&output);
@@ -125,6 +126,31 @@ mod tests {
             [0, 3, 6]
         );
         assert_eq!(retained.bytes, 3 * (3 + OUTPUT_OVERHEAD_BYTES));
+    }
+
+    #[test]
+    fn streams_are_told_apart_when_outputs_are_carried_again() {
+        let port = crate::NetworkPort::new(0).unwrap();
+        let packet = |position| Output {
+            kind: OutputKind::Network(port),
+            position,
+            bytes: vec![0; 60],
+        };
+        let mut retained = Retained::default();
+        retained.commit(Epoch::new(5), vec![packet(7), output(0), packet(8)]);
+        retained.commit(Epoch::new(6), vec![packet(8), output(3)]);
+        assert_eq!(
+            retained
+                .replay()
+                .map(|o| (o.kind, o.position))
+                .collect::<Vec<_>>(),
+            [
+                (OutputKind::Network(port), 7),
+                (OutputKind::Console, 0),
+                (OutputKind::Network(port), 8),
+                (OutputKind::Console, 3),
+            ]
+        );
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn decode_output(payload: &[u8]) -> Result<(Output, &[u8]), WireError> {
         .ok_or(WireError::UnknownOutputKind { code: entry.kind })?;
     let length = entry.length.get() as usize;
     if length == 0 || length > OUTPUT_BYTES_MAX {
-        return Err(malformed("an output is empty or longer than 64 KiB"));
+        return Err(malformed("an output is empty or longer than 65 KiB"));
     }
     let (bytes, rest) = rest
         .split_at_checked(length)

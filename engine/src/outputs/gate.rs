@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The event-tap of the serial console, shared by the vCPU, the sink and the conductor.
+//! The event-tap and the licence under one lock, shared by the vCPUs, the devices, the carrier and
+//! the conductor.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use kemari_api::Generation;
-use kemari_replication::OutputKind;
 use kemari_replication::event_tap::{EventTap, Release, TapConfig};
 use kemari_replication::gate::OutputGate;
 use kemari_replication::licence::Permission;
+use kemari_replication::{NetworkPort, OutputKind};
 use kemari_vmm::{ConsoleOutput, RunGate};
 
 use crate::clock;
 use crate::conductor::Input;
 
-/// How long the sink lets the first byte of a burst wait under a solo licence.
+use super::Interface;
+
+/// How long the carrier lets the first byte of a burst wait under a solo licence.
 const GATHER: Duration = Duration::from_micros(200);
 
 #[derive(Debug)]
@@ -23,24 +26,27 @@ struct Inner {
     gate: OutputGate,
     /// When the oldest output of the open epoch was queued.
     output_since: Option<Duration>,
-    /// Counts the gates there have been: the sink must not report to a newer one.
+    /// Counts the gates there have been: the carrier must not report to a newer one.
     incarnation: u64,
-    /// The sink is writing something right now.
+    /// The carrier is letting something out right now.
     writing: bool,
     /// The vCPU found no room and waits at this gate.
     waits_at: Option<RunGate>,
     run_gate: Option<RunGate>,
+    /// Interfaces whose device found no room and waits.
+    starved: [bool; NetworkPort::COUNT],
 }
 
-/// The console of one replica.
+/// The outputs of one replica.
 #[derive(Debug)]
-pub struct Console {
+pub struct Outputs {
     inner: Mutex<Inner>,
+    interfaces: Vec<Arc<Interface>>,
     changed: Condvar,
     inputs: mpsc::Sender<Input>,
 }
 
-/// What the sink shall write, and under which right.
+/// What the carrier shall let out, and under which right.
 #[derive(Debug)]
 pub struct Job {
     /// The output.
@@ -50,9 +56,14 @@ pub struct Job {
     incarnation: u64,
 }
 
-impl Console {
-    /// A console whose tap lets nothing out until it is told to.
-    pub fn new(bytes_max: usize, inputs: mpsc::Sender<Input>) -> Arc<Self> {
+impl Outputs {
+    /// A tap in front of the console and these interfaces (at most eight) that lets nothing out
+    /// until it is told to.
+    pub fn new(
+        bytes_max: usize,
+        interfaces: Vec<Arc<Interface>>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Arc<Self> {
         let tap = EventTap::new(&TapConfig {
             bytes_max,
             ..TapConfig::default()
@@ -64,9 +75,11 @@ impl Console {
             writing: false,
             waits_at: None,
             run_gate: None,
+            starved: [false; NetworkPort::COUNT],
         };
         Arc::new(Self {
             inner: Mutex::new(inner),
+            interfaces,
             changed: Condvar::new(),
             inputs,
         })
@@ -81,7 +94,7 @@ impl Console {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the gate and wakes the sink, which may have something to write now.
+    /// Changes the gate and wakes the carrier, which may have something to do now.
     pub fn with_gate<T>(&self, change: impl FnOnce(&mut OutputGate) -> T) -> T {
         let mut inner = self.lock();
         let result = change(&mut inner.gate);
@@ -131,7 +144,7 @@ impl Console {
             .filter(|_| inner.gate.tap().has_pending())
     }
 
-    /// Sink: waits for the next output that may leave.
+    /// Carrier: waits for the next output that may leave.
     pub fn next(&self) -> Job {
         let mut inner = self.lock();
         loop {
@@ -157,22 +170,27 @@ impl Console {
         }
     }
 
-    /// Sink: the outside has taken the output.
+    /// Carrier: the outside has taken the output.
     pub fn taken(&self, job: &Job) {
         let mut inner = self.lock();
         inner.writing = false;
         if inner.incarnation == job.incarnation {
             inner.gate.taken();
         }
-        if inner.gate.tap().has_room()
-            && let Some(gate) = inner.waits_at.take()
-        {
-            gate.wake();
+        if inner.gate.tap().has_room() {
+            if let Some(gate) = inner.waits_at.take() {
+                gate.wake();
+            }
+            for (starved, interface) in inner.starved.iter_mut().zip(&self.interfaces) {
+                if std::mem::take(starved) {
+                    interface.tell_room();
+                }
+            }
         }
         self.changed.notify_all();
     }
 
-    /// Sink: the outside could not take it; it is offered again while it may still leave.
+    /// Carrier: the outside could not take it; it is offered again while it may still leave.
     pub fn not_taken(&self, job: &Job) {
         let mut inner = self.lock();
         inner.writing = false;
@@ -183,10 +201,39 @@ impl Console {
     }
 }
 
-impl ConsoleOutput for Console {
-    fn write(&self, bytes: &[u8]) {
+impl Outputs {
+    /// The interfaces, by port.
+    pub fn interfaces(&self) -> &[Arc<Interface>] {
+        &self.interfaces
+    }
+
+    /// Device: a packet that the guest sends.
+    pub(super) fn send_packet(&self, port: NetworkPort, packet: &[u8]) {
+        let inner = self.lock();
+        let idle = inner.gate.tap().is_empty() && !inner.writing;
+        // Under the lock, so that the licence cannot be lost between the look and the deed.
+        if idle
+            && inner.gate.licence().permission() == Permission::All
+            && let Some(interface) = self.interfaces.get(port.index())
+            && interface.try_send(packet)
+        {
+            return;
+        }
+        self.queue(inner, OutputKind::Network(port), packet);
+    }
+
+    /// Device: whether it may send; if not, it is told when it may.
+    pub(super) fn has_room_for_packets(&self, port: NetworkPort) -> bool {
         let mut inner = self.lock();
-        let first = inner.gate.push(OutputKind::Console, bytes);
+        let room = inner.gate.tap().has_room();
+        if let Some(starved) = inner.starved.get_mut(port.index()) {
+            *starved = !room;
+        }
+        room
+    }
+
+    fn queue(&self, mut inner: MutexGuard<'_, Inner>, kind: OutputKind, bytes: &[u8]) {
+        let first = inner.gate.push(kind, bytes);
         let held = inner.gate.tap().has_pending();
         if first && held {
             inner.output_since = Some(clock::now());
@@ -197,6 +244,12 @@ impl ConsoleOutput for Console {
         } else if first {
             let _ = self.inputs.send(Input::OutputQueued);
         }
+    }
+}
+
+impl ConsoleOutput for Outputs {
+    fn write(&self, bytes: &[u8]) {
+        self.queue(self.lock(), OutputKind::Console, bytes);
     }
 
     fn has_room(&self) -> bool {

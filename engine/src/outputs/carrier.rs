@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The thread that carries console output out.
+//! The thread that lets outputs out: console bytes to the sink, packets to their TAP.
 //!
-//! Nothing is dropped: while the sink cannot take output, it stays in the event-tap, and when that
-//! is full the guest waits.
+//! Nothing is dropped: while the console's sink cannot take output, it stays in the event-tap with
+//! all that came after it, and when that is full the guest waits.
 
 use std::io;
 use std::sync::Arc;
@@ -11,17 +11,18 @@ use std::time::Duration;
 
 use kemari_api::Generation;
 use kemari_api::config::ConsoleSink;
+use kemari_replication::OutputKind;
 
 use super::InputSlot;
-use super::outlet::{Origin, Outlet};
-use super::tap::{Console, Job};
+use super::console_outlet::{Origin, Outlet};
+use super::gate::{Job, Outputs};
 
 /// Between two attempts at a sink that cannot be opened.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Starts the thread.
 pub fn start(
-    console: Arc<Console>,
+    outputs: Arc<Outputs>,
     sink: ConsoleSink,
     origin: Origin,
     input: InputSlot,
@@ -34,8 +35,8 @@ pub fn start(
         failing: false,
     };
     thread::Builder::new()
-        .name("console-sink".into())
-        .spawn(move || carrier.run(&console))
+        .name("outputs".into())
+        .spawn(move || carrier.run(&outputs))
         .map(drop)
 }
 
@@ -48,15 +49,15 @@ struct Carrier {
 }
 
 impl Carrier {
-    fn run(mut self, console: &Console) {
+    fn run(mut self, outputs: &Outputs) {
         loop {
-            let job = console.next();
-            match self.write(&job) {
+            let job = outputs.next();
+            match self.carry(&job, outputs) {
                 Ok(()) => {
                     if std::mem::take(&mut self.failing) {
                         tracing::info!(vm = %self.origin.vm, sink = %self.sink, "console sink takes output again");
                     }
-                    console.taken(&job);
+                    outputs.taken(&job);
                 }
                 Err(error) => {
                     self.open = None;
@@ -67,9 +68,23 @@ impl Carrier {
                              the queue is full"
                         );
                     }
-                    console.not_taken(&job);
+                    outputs.not_taken(&job);
                     thread::sleep(RETRY);
                 }
+            }
+        }
+    }
+
+    fn carry(&mut self, job: &Job, outputs: &Outputs) -> io::Result<()> {
+        let output = &job.release.output;
+        match output.kind {
+            OutputKind::Console => self.write(job),
+            OutputKind::Network(port) => {
+                // A description with fewer interfaces than the peer's is refused before it gets here.
+                if let Some(interface) = outputs.interfaces().get(port.index()) {
+                    interface.send(&output.bytes);
+                }
+                Ok(())
             }
         }
     }

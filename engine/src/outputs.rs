@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything the guest lets out, on its way through the event-tap.
+//!
+//! ```text
+//!  vCPU ──console bytes──▶ ┐                        ┌──▶ console sink
+//!  virtio-net ──packets──▶ ┴ gate (tap + licence) ──┴──▶ TAP
+//!                              ▲ conductor: epochs,      carrier thread
+//!                                commits, licence
+//! ```
+//!
+//! There is one queue for all of them, because outputs leave in the order the guest made them. Under
+//! a solo licence with nothing queued a packet goes to its TAP at once, without the carrier.
+
+mod carrier;
+mod console_input;
+mod console_outlet;
+mod gate;
+mod network;
+
+pub use carrier::start as start_carrier;
+pub use console_input::InputSlot;
+pub use console_outlet::Origin;
+pub use gate::Outputs;
+pub use network::{Interface, TappedNetwork};
