@@ -376,6 +376,7 @@ pub fn machine_config(config: &VmConfig) -> MachineConfig {
     MachineConfig {
         memory,
         rng: Presence::Present,
+        balloon: None,
         boot,
     }
 }

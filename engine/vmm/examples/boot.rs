@@ -54,6 +54,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib)?,
         rng: kemari_vmm::Presence::Present,
+        balloon: None,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: initrd.map(PathBuf::from),

@@ -64,6 +64,7 @@ fn main() -> Result<(), Failure> {
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib.parse()?)?,
         rng: kemari_vmm::Presence::Present,
+        balloon: None,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: Some(PathBuf::from(initrd)).filter(|path| !path.as_os_str().is_empty()),

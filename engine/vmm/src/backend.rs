@@ -7,9 +7,11 @@
 //! flight is drained before a cut, and a replica that takes over opens its own.
 
 mod attached;
+mod console;
 mod disk;
 mod network;
 
 pub use attached::Backends;
+pub use console::ConsoleBackend;
 pub use disk::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest, SECTOR_BYTES, Unmap};
 pub use network::{NetworkBackend, Offloads, PACKET_BYTES_MAX, PACKET_HEADER_BYTES};

@@ -95,6 +95,16 @@ pub enum Presence {
     Absent,
 }
 
+/// Whether the guest may report memory that it does not use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FreePageReporting {
+    /// It may, all the time; the host gets it back.
+    #[default]
+    On,
+    /// Only what it is asked for.
+    Off,
+}
+
 /// Everything that defines a machine. It has one vCPU for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineConfig {
@@ -102,6 +112,8 @@ pub struct MachineConfig {
     pub memory: MemorySize,
     /// Whether there is an entropy device.
     pub rng: Presence,
+    /// The balloon, if there is one.
+    pub balloon: Option<FreePageReporting>,
     /// Where the guest starts.
     pub boot: BootSource,
 }

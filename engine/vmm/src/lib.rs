@@ -12,6 +12,7 @@
 //! let config = MachineConfig {
 //!     memory: MemorySize::from_mib(256)?,
 //!     rng: Presence::Present,
+//!     balloon: None,
 //!     boot: BootSource {
 //!         kernel: "/boot/vmlinuz".into(),
 //!         initrd: None,
@@ -90,7 +91,9 @@ mod vcpu;
 mod virtio;
 
 pub use boot::{BootError, check_boot};
-pub use config::{BootSource, MachineConfig, MemorySize, MemorySizeOutOfRange, Presence};
+pub use config::{
+    BootSource, FreePageReporting, MachineConfig, MemorySize, MemorySizeOutOfRange, Presence,
+};
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;
 pub use devices::{DevicesState, RestoreDevicesError};

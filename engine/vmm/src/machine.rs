@@ -67,7 +67,7 @@ impl Machine {
     /// KVM is absent, not permitted or too old, or memory is short.
     pub fn new(
         config: MachineConfig,
-        backends: Backends,
+        mut backends: Backends,
         events: Sender<GuestEvent>,
     ) -> Result<Self, CreateMachineError> {
         let kvm = host::open_kvm()?;
@@ -80,7 +80,7 @@ impl Machine {
         let vcpu = create_vcpu(&vm, &cpuid)?;
         let host = Host::probe(&kvm, &vm, &vcpu, cpuid)?;
         let platform: Arc<dyn Platform> = Arc::new(KvmPlatform(Arc::clone(&vm)));
-        let fleet = Fleet::new(backends.devices(&config), ram.mapping(), &platform)
+        let fleet = Fleet::new(backends.devices(&config, &ram), ram.mapping(), &platform)
             .map_err(CreateMachineError::Devices)?;
         let devices = Arc::new(Mutex::new(Devices::new(&vm, fleet.bus())));
         let mut machine = Self {

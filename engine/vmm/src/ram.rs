@@ -7,7 +7,7 @@
 //! the kernel write.
 
 use thiserror::Error;
-use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionMmap,
@@ -15,6 +15,7 @@ use vm_memory::{
 
 use crate::config::MemorySize;
 use crate::dirty::{DirtyPages, PAGE_SIZE, PageIndex};
+use crate::sys;
 
 /// Guest-physical end of the low part of RAM.
 const LOW_END: u64 = 3 << 30;
@@ -105,6 +106,21 @@ impl GuestRam {
         self.mapping
             .write_slice(content, address_of(page))
             .map_err(|source| self.access_error(page, source))
+    }
+
+    /// Gives whole pages back to the host: they read as zeroes and count as written.
+    ///
+    /// # Errors
+    /// The range is not in guest memory, or the kernel keeps the pages (memory that is locked).
+    pub(crate) fn discard(&self, start: GuestAddress, bytes: u64) -> std::io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let slice = self
+            .mapping
+            .get_slice(start, bytes)
+            .map_err(std::io::Error::other)?;
+        sys::discard(&slice)?;
+        slice.bitmap().mark_dirty(0, bytes);
+        Ok(())
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {

@@ -9,6 +9,8 @@ use kvm_bindings::{
     kvm_userspace_memory_region, kvm_xsave2,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
 use vmm_sys_util::errno;
 use vmm_sys_util::fam::FamStructWrapper;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
@@ -117,6 +119,25 @@ pub(crate) fn internal_error_code(vcpu: &mut VcpuFd) -> u32 {
     // SAFETY: every bit pattern is a valid u32, so reading this union field is sound after any
     // exit; it means something after an internal error.
     unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror }
+}
+
+/// Gives the pages of a piece of guest memory back to the kernel; they read as zeroes afterwards.
+pub(crate) fn discard<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) -> std::io::Result<()> {
+    let guard = slice.ptr_guard_mut();
+    // SAFETY: the slice is mapped, and private anonymous memory may be dropped at any time: whoever
+    // reads it concurrently reads either the old bytes or zeroes. All access to guest memory is
+    // volatile, so the compiler assumes nothing about its content.
+    let result = unsafe {
+        libc::madvise(
+            guard.as_ptr().cast::<libc::c_void>(),
+            slice.len(),
+            libc::MADV_DONTNEED,
+        )
+    };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn check(result: i32) -> Result<(), errno::Error> {

@@ -21,7 +21,9 @@
 //!
 //! References are to the Virtual I/O Device specification, version 1.2.
 
+pub(crate) mod balloon;
 pub(crate) mod common;
+pub(crate) mod console;
 #[cfg(test)]
 pub(crate) mod driver;
 pub(crate) mod fleet;

@@ -4,27 +4,46 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::backend::ConsoleBackend;
 use crate::config::{MachineConfig, Presence};
 use crate::event::ConsoleOutput;
+use crate::ram::GuestRam;
 use crate::virtio::Device;
+use crate::virtio::balloon::Balloon;
+use crate::virtio::console::Console;
 use crate::virtio::rng::Rng;
 
 /// The back ends of one machine. What is here becomes a device on its bus, in this order.
 pub struct Backends {
     /// Where the serial port's output goes.
     pub serial: Arc<dyn ConsoleOutput>,
+    /// A virtio console.
+    pub console: Option<Box<dyn ConsoleBackend>>,
 }
 
 impl Backends {
     /// A machine with nothing but a serial port.
     #[must_use]
     pub fn new(serial: Arc<dyn ConsoleOutput>) -> Self {
-        Self { serial }
+        Self {
+            serial,
+            console: None,
+        }
     }
 
     /// Splits off the virtio devices, in the order of their slots.
-    pub(crate) fn devices(&self, config: &MachineConfig) -> Vec<Box<dyn Device>> {
+    pub(crate) fn devices(
+        &mut self,
+        config: &MachineConfig,
+        ram: &GuestRam,
+    ) -> Vec<Box<dyn Device>> {
         let mut devices: Vec<Box<dyn Device>> = Vec::new();
+        if let Some(console) = self.console.take() {
+            devices.push(Box::new(Console::new(console)));
+        }
+        if let Some(reporting) = config.balloon {
+            devices.push(Box::new(Balloon::new(ram.clone(), reporting)));
+        }
         if config.rng == Presence::Present {
             devices.push(Box::new(Rng));
         }

@@ -70,6 +70,15 @@ impl Driver {
     /// Starts the device with those of its features that are in `wanted`.
     pub(crate) fn start_with(device: Box<dyn Device>, wanted: u64) -> Self {
         let ram = GuestRam::new(MemorySize::from_mib(64).unwrap()).unwrap();
+        Self::start_in(device, &ram, wanted)
+    }
+
+    /// Starts the device with every feature, in this memory.
+    pub(crate) fn start_on(device: Box<dyn Device>, ram: &GuestRam) -> Self {
+        Self::start_in(device, ram, u64::MAX)
+    }
+
+    fn start_in(device: Box<dyn Device>, ram: &GuestRam, wanted: u64) -> Self {
         let memory = Arc::new(ram.mapping().clone());
         let mut driver = Self::attach(device, memory);
         driver.function.resume();

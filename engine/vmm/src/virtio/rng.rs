@@ -84,7 +84,6 @@ impl Device for Rng {
     fn restore(&mut self, state: &DeviceState, _: u64) -> Result<(), WrongDeviceState> {
         match state {
             DeviceState::Rng => Ok(()),
-            #[allow(unreachable_patterns, reason = "there is only one kind so far")]
             _ => Err(WrongDeviceState::kind(self.kind().name)),
         }
     }

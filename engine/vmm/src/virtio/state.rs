@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::balloon::BalloonState;
 use super::common::CommonState;
 use super::queues::RingState;
 use crate::pci::msix::MsixState;
@@ -24,6 +25,10 @@ pub(crate) struct FunctionState {
 pub(crate) enum DeviceState {
     /// Entropy source: nothing.
     Rng,
+    /// Console: nothing.
+    Console,
+    /// Balloon.
+    Balloon(BalloonState),
 }
 
 /// The state of another device, or one that no device can have.

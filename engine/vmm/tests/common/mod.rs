@@ -179,6 +179,7 @@ pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
     MachineConfig {
         memory: MemorySize::from_mib(mib).unwrap(),
         rng: kemari_vmm::Presence::Present,
+        balloon: None,
         boot: BootSource {
             kernel: kernel.to_owned(),
             initrd: None,
