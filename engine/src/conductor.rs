@@ -22,6 +22,7 @@ mod command;
 mod finish;
 mod pair;
 mod roles;
+mod snapshot;
 pub mod statistics;
 
 use std::sync::{Arc, mpsc};

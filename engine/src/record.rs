@@ -23,6 +23,8 @@ pub enum Kind {
     Paired,
     /// The right went on to a newer generation.
     Outdated,
+    /// The guest was saved to a snapshot and stopped; its disks go with that snapshot.
+    Saved,
 }
 
 impl std::fmt::Display for Kind {
@@ -31,6 +33,7 @@ impl std::fmt::Display for Kind {
             Self::Solo => "solo",
             Self::Paired => "paired",
             Self::Outdated => "outdated",
+            Self::Saved => "saved",
         })
     }
 }

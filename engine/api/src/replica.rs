@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use zbus::zvariant::Type;
+use zbus::zvariant::{Fd, Type};
 
 use crate::place;
 use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};
@@ -57,6 +57,17 @@ pub enum Promotion {
     ColdStart,
 }
 
+/// What becomes of a guest after it was written to a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[serde(rename_all = "kebab-case")]
+#[zvariant(signature = "s")]
+pub enum AfterSnapshot {
+    /// It goes on. Its disks go on changing, so the snapshot needs a copy of them made before.
+    Continue,
+    /// It ends with its engine; the snapshot goes on from there.
+    Stop,
+}
+
 /// The interface. Every method fails with `org.freedesktop.DBus.Error.Failed` and a sentence that
 /// names what stood against it.
 #[zbus::proxy(
@@ -91,6 +102,10 @@ pub trait Replica {
     /// Tells the replica that `generation` exists. If that is newer than its own and it did not
     /// receive it as a passive replica, it stops at once, drops held outputs and is outdated.
     fn outdate(&self, generation: Generation) -> zbus::Result<()>;
+
+    /// Writes the active guest, memory and all, to the end of this file, which must be empty. The
+    /// guest stands still meanwhile. The replica must hold a solo licence.
+    fn save_snapshot(&self, file: Fd<'_>, after: AfterSnapshot) -> zbus::Result<()>;
 
     /// Presses the guest's power button.
     fn power_button(&self) -> zbus::Result<()>;

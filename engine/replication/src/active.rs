@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicU64;
 use kemari_api::{Epoch, Generation, NodeName};
 
 use crate::protocol::ProtocolError;
-use crate::wire::{FrameHeader, Goodbye, Refusal, VmIdentity};
+use crate::wire::{FrameHeader, Goodbye, PROTOCOL_VERSION, Refusal, VmIdentity};
 
 pub use receiver::ActiveReceiver;
 pub use sender::{ActiveSender, Base, BeginTransaction};
@@ -94,6 +94,15 @@ impl ActiveSession {
             sender: ActiveSender::new(config, sent),
             receiver,
         }
+    }
+
+    /// Begins a session that is written to a file: nobody answers, so it welcomes itself with this
+    /// program's version. Appends the first frame to `out`.
+    #[must_use]
+    pub fn record(mut self, out: &mut Vec<u8>) -> ActiveSender {
+        self.sender.hello(out);
+        self.sender.welcomed(PROTOCOL_VERSION, None);
+        self.sender
     }
 
     /// Appends the first frame to `out`.

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the outside can ask of a replica, and why it may refuse.
 
+use std::fs::File;
 use std::sync::mpsc;
 
 use kemari_api::config::{AddressError, ReplicationAddress};
-use kemari_api::replica::{Promotion, ReplicaStatus};
+use kemari_api::replica::{AfterSnapshot, Promotion, ReplicaStatus};
 use kemari_api::{Generation, Role};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use crate::conductor::Input;
 use crate::conductor::statistics::Statistics;
+use crate::link::passive::Held;
 
 /// A request, as the control socket brings it.
 #[derive(Debug)]
@@ -30,6 +32,10 @@ pub enum Request {
     GoSolo(Generation),
     /// A generation exists; stop if it is newer.
     Outdate(Generation),
+    /// Go on with a guest that was read from a snapshot.
+    RunSnapshot(Box<Held>, Generation),
+    /// Write the guest to this file.
+    SaveSnapshot(File, AfterSnapshot),
     /// Press the guest's power button.
     PowerButton,
     /// Stop the guest's vCPU until [`Request::Continue`].

@@ -16,7 +16,7 @@ use super::{Answer, Conductor, End};
 use crate::clock;
 
 /// How long the outside may take to accept the last outputs.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 /// How long the peer may take to say that it has let go of its state.
 const DISSOLVE: Duration = Duration::from_secs(2);
 

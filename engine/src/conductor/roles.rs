@@ -13,6 +13,7 @@ use kemari_replication::event_tap::{EventTap, TapConfig};
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::passive::Replica;
 use kemari_replication::wire::Goodbye;
+use kemari_vmm::MachineState;
 use tokio::sync::oneshot;
 
 use super::finish::Finish;
@@ -35,6 +36,8 @@ impl Conductor {
                 generation,
             } => self.cold_start(generation),
             Request::Protect(address) => self.protect(address),
+            Request::RunSnapshot(held, generation) => self.run_snapshot(*held, generation),
+            Request::SaveSnapshot(file, after) => self.save_snapshot(file, after),
             Request::GoSolo(generation) => self.go_solo(generation),
             Request::Outdate(generation) => self.outdate(generation),
             Request::PowerButton => self
@@ -60,14 +63,14 @@ impl Conductor {
         let _ = reply.send(answer);
     }
 
-    fn needs_active(&self, needed: &'static str) -> Answer {
+    pub(super) fn needs_active(&self, needed: &'static str) -> Answer {
         match self.role {
             Role::Active => Ok(()),
             role => Err(Refusal::Role { role, needed }),
         }
     }
 
-    fn needs_newer(&self, asked: Generation) -> Answer {
+    pub(super) fn needs_newer(&self, asked: Generation) -> Answer {
         if asked > self.generation {
             Ok(())
         } else {
@@ -96,7 +99,6 @@ impl Conductor {
             });
         }
         self.needs_newer(generation)?;
-        let begun_us = clock::now_us();
         let Some(endpoint) = self.endpoint.clone() else {
             return Err(Refusal::NotInSync);
         };
@@ -108,29 +110,44 @@ impl Conductor {
             self.in_sync = false;
             return Err(Refusal::NotInSync);
         };
-        if let Err(error) = self.machine.restore(state) {
-            let empty = Held {
-                replica: Replica::new(self.generation),
-                state: None,
-            };
-            endpoint.receive(self.receiving(), empty);
-            self.lose_state(&format!("the last checkpoint could not be loaded: {error}"));
-            return Err(Refusal::failed(&error));
+        let taken_over = self.run_from(checkpoint.epoch, &held.replica, state, generation);
+        if let Err(refusal) = &taken_over
+            && self.role != Role::Active
+        {
+            self.receive_again();
+            self.lose_state(&format!(
+                "the last checkpoint could not be loaded: {refusal}"
+            ));
         }
+        taken_over
+    }
+
+    /// Goes on with a guest from its whole state; RAM holds its memory already.
+    pub(super) fn run_from(
+        &mut self,
+        epoch: Epoch,
+        replica: &Replica,
+        state: &MachineState,
+        generation: Generation,
+    ) -> Answer {
+        let begun_us = clock::now_us();
+        self.machine
+            .restore(state)
+            .map_err(|error| Refusal::failed(&error))?;
         let tap = EventTap::take_over(
             self.queue_bytes(),
-            checkpoint.epoch,
-            held.replica.console_position(),
-            held.replica.retained(),
+            epoch,
+            replica.console_position(),
+            replica.retained(),
         );
         self.activate(generation, tap)?;
-        self.epoch = checkpoint.epoch;
+        self.epoch = epoch;
         tracing::info!(
             vm = %self.config.vm.name, role = "active", generation = %generation,
-            epoch = %checkpoint.epoch, t_mono_us = clock::now_us(),
+            %epoch, t_mono_us = clock::now_us(),
             took_us = clock::now_us() - begun_us, "took over: the guest executes"
         );
-        self.detail = format!("took over from epoch {}", checkpoint.epoch);
+        self.detail = format!("took over from epoch {epoch}");
         Ok(())
     }
 

@@ -2,11 +2,14 @@
 //! `org.kemari.Replica1` as an object on a connection: each method becomes one request to the
 //! conductor, each refusal a D-Bus error with its sentence.
 
+use std::fs::File;
+
 use kemari_api::Generation;
 use kemari_api::config::ReplicationAddress;
-use kemari_api::replica::{Promotion, ReplicaStatus};
+use kemari_api::replica::{AfterSnapshot, Promotion, ReplicaStatus};
 use zbus::fdo;
 use zbus::object_server::SignalEmitter;
+use zbus::zvariant::OwnedFd;
 
 use super::monitor;
 use crate::conductor::{Answer, ConductorHandle, Refusal, Request};
@@ -61,6 +64,11 @@ impl Interface {
 
     async fn outdate(&self, generation: Generation) -> fdo::Result<()> {
         self.ask(Request::Outdate(generation)).await
+    }
+
+    async fn save_snapshot(&self, file: OwnedFd, after: AfterSnapshot) -> fdo::Result<()> {
+        let file = File::from(std::os::fd::OwnedFd::from(file));
+        self.ask(Request::SaveSnapshot(file, after)).await
     }
 
     async fn power_button(&self) -> fdo::Result<()> {

@@ -407,6 +407,40 @@ impl<'a> Reception<'a> {
     }
 }
 
+/// Reads a recorded session to its end and merges it into RAM, as if it had come over a link.
+///
+/// # Errors
+/// It is of another VM or machine, damaged, or not complete. RAM may hold a part of it then.
+pub fn receive_recorded(file: std::fs::File, receiving: Receiving) -> Result<Held, LinkError> {
+    let mut reader = FrameReader::of(file);
+    let mut session = PassiveSession::new(receiving.config, Replica::default());
+    let mut state = None;
+    // Nobody reads the answers.
+    let mut answers = Vec::new();
+    loop {
+        let (header, payload) = reader.next()?;
+        match session.on_frame(&header, payload)? {
+            PassiveAction::Continue | PassiveAction::Alive => {}
+            PassiveAction::Answer(_) => session.welcome(&mut answers),
+            PassiveAction::Refuse(refusal) => return Err(LinkError::Refused(refusal)),
+            PassiveAction::Copy(pages) => merge(&receiving.ram, pages)?,
+            PassiveAction::Complete(mut checkpoint) => {
+                let decoded = MachineState::decode(&checkpoint.state)
+                    .map_err(|error| LinkError::State(error.to_string()))?;
+                session.accept(&mut checkpoint, &mut answers);
+                merge(&receiving.ram, checkpoint.pages.iter())?;
+                state = Some(decoded);
+            }
+            PassiveAction::Goodbye(_) => break,
+        }
+        answers.clear();
+    }
+    Ok(Held {
+        replica: session.into_replica(),
+        state,
+    })
+}
+
 /// Writes pages to RAM. A page that is zero already is left alone, so that memory never touched
 /// stays unallocated.
 fn merge<'p>(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whole frames from a TCP stream.
+//! Whole frames from a TCP stream, or from a file that holds a recorded session.
 
 use std::io::{self, BufReader, Read};
 use std::net::TcpStream;
@@ -58,21 +58,30 @@ impl From<WireError> for LinkError {
 
 /// Reads frames; the payload stays valid until the next one.
 #[derive(Debug)]
-pub struct FrameReader {
-    stream: BufReader<TcpStream>,
+pub struct FrameReader<R = TcpStream> {
+    stream: BufReader<R>,
     payload: Vec<u8>,
     silence_max: Duration,
+}
+
+impl<R: Read> FrameReader<R> {
+    /// A reader of something that never keeps it waiting.
+    pub fn of(stream: R) -> Self {
+        Self {
+            stream: BufReader::with_capacity(READ_AHEAD_BYTES, stream),
+            payload: Vec::new(),
+            silence_max: Duration::MAX,
+        }
+    }
 }
 
 impl FrameReader {
     /// A reader that fails when a read waits longer than `silence_max`.
     pub fn new(stream: TcpStream, silence_max: Duration) -> io::Result<Self> {
         stream.set_read_timeout(Some(silence_max))?;
-        let stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream);
         Ok(Self {
-            stream,
-            payload: Vec::new(),
             silence_max,
+            ..Self::of(stream)
         })
     }
 
@@ -84,7 +93,9 @@ impl FrameReader {
             .set_read_timeout(Some(silence_max))
             .map_err(LinkError::Io)
     }
+}
 
+impl<R: Read> FrameReader<R> {
     /// The next frame.
     pub fn next(&mut self) -> Result<(FrameHeader, &[u8]), LinkError> {
         let mut header = [0; HEADER_BYTES];
