@@ -34,7 +34,7 @@ use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
 use kemari_replication::wire::VmIdentity;
-use kemari_vmm::{BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize};
+use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
@@ -78,6 +78,7 @@ pub enum End {
 /// One replica.
 pub struct Conductor {
     config: VmConfig,
+    machine_config: MachineConfig,
     node: NodeName,
     machine: Machine,
     machine_number: u64,
@@ -114,6 +115,8 @@ pub struct Conductor {
 pub struct Setup {
     /// The description.
     pub config: VmConfig,
+    /// The machine it describes.
+    pub machine: MachineConfig,
     /// This node.
     pub node: NodeName,
     /// The queue's two ends.
@@ -125,12 +128,13 @@ impl Conductor {
     pub fn new(setup: Setup) -> Result<(Self, ConductorHandle), CreateMachineError> {
         let Setup {
             config,
+            machine: machine_config,
             node,
             queue: (sender, inputs),
         } = setup;
         let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
         let console = Console::new(queue_bytes, sender.clone());
-        let machine = new_machine(&config, &console, &sender, 0)?;
+        let machine = new_machine(&machine_config, &console, &sender, 0)?;
         let input_slot = InputSlot::new(machine.console_input());
         let statistics = Statistics::default();
         let (status, status_watch) = watch::channel(ReplicaStatus {
@@ -157,6 +161,7 @@ impl Conductor {
         let conductor = Self {
             record: LicenceFile::of(&config.vm.name),
             config,
+            machine_config,
             node,
             machine,
             machine_number: 0,
@@ -348,7 +353,7 @@ impl Conductor {
     fn renew_machine(&mut self) -> Result<(), CreateMachineError> {
         self.machine_number += 1;
         self.machine = new_machine(
-            &self.config,
+            &self.machine_config,
             &self.console,
             &self.sender,
             self.machine_number,
@@ -358,20 +363,8 @@ impl Conductor {
     }
 }
 
-/// The machine that a description describes.
-pub fn machine_config(config: &VmConfig) -> MachineConfig {
-    let memory = MemorySize::from_mib(config.vm.memory_mib.get())
-        .expect("the description allows only sizes that machines can have");
-    let boot = BootSource {
-        kernel: config.boot.kernel.clone(),
-        initrd: config.boot.initrd.clone(),
-        cmdline: config.boot.cmdline.clone(),
-    };
-    MachineConfig { memory, boot }
-}
-
 fn new_machine(
-    config: &VmConfig,
+    config: &MachineConfig,
     console: &Arc<Console>,
     inputs: &mpsc::Sender<Input>,
     number: u64,
@@ -386,7 +379,7 @@ fn new_machine(
         }
     });
     let output: Arc<Console> = Arc::clone(console);
-    let machine = Machine::new(machine_config(config), output, events)?;
+    let machine = Machine::new(config.clone(), output, events)?;
     console.wake_through(machine.run_gate());
     Ok(machine)
 }

@@ -21,6 +21,7 @@ mod console;
 mod control;
 mod exit;
 mod link;
+mod machine_config;
 mod record;
 mod run;
 
