@@ -36,9 +36,7 @@ use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
 use kemari_replication::wire::VmIdentity;
 use kemari_vmm::backend::Backends;
-use kemari_vmm::{
-    BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize, Presence,
-};
+use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
@@ -82,6 +80,7 @@ pub enum End {
 /// One replica.
 pub struct Conductor {
     config: VmConfig,
+    machine_config: MachineConfig,
     node: NodeName,
     machine: Machine,
     machine_number: u64,
@@ -118,6 +117,8 @@ pub struct Conductor {
 pub struct Setup {
     /// The description.
     pub config: VmConfig,
+    /// The machine it describes.
+    pub machine: MachineConfig,
     /// This node.
     pub node: NodeName,
     /// The queue's two ends.
@@ -131,13 +132,14 @@ impl Conductor {
     pub fn new(setup: Setup) -> Result<(Self, ConductorHandle), CreateMachineError> {
         let Setup {
             config,
+            machine: machine_config,
             node,
             queue: (sender, inputs),
             interfaces,
         } = setup;
         let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
         let outputs = Outputs::new(queue_bytes, interfaces, sender.clone());
-        let machine = new_machine(&config, &outputs, &sender, 0)?;
+        let machine = new_machine(&machine_config, &outputs, &sender, 0)?;
         let input_slot = InputSlot::new(machine.console_input());
         let statistics = Statistics::default();
         let (status, status_watch) = watch::channel(ReplicaStatus {
@@ -164,6 +166,7 @@ impl Conductor {
         let conductor = Self {
             record: LicenceFile::of(&config.vm.name),
             config,
+            machine_config,
             node,
             machine,
             machine_number: 0,
@@ -355,7 +358,7 @@ impl Conductor {
     fn renew_machine(&mut self) -> Result<(), CreateMachineError> {
         self.machine_number += 1;
         self.machine = new_machine(
-            &self.config,
+            &self.machine_config,
             &self.outputs,
             &self.sender,
             self.machine_number,
@@ -365,25 +368,8 @@ impl Conductor {
     }
 }
 
-/// The machine that a description describes.
-pub fn machine_config(config: &VmConfig) -> MachineConfig {
-    let memory = MemorySize::from_mib(config.vm.memory_mib.get())
-        .expect("the description allows only sizes that machines can have");
-    let boot = BootSource {
-        kernel: config.boot.kernel.clone(),
-        initrd: config.boot.initrd.clone(),
-        cmdline: config.boot.cmdline.clone(),
-    };
-    MachineConfig {
-        memory,
-        rng: Presence::Present,
-        balloon: None,
-        boot,
-    }
-}
-
 fn new_machine(
-    config: &VmConfig,
+    config: &MachineConfig,
     outputs: &Arc<Outputs>,
     inputs: &mpsc::Sender<Input>,
     number: u64,
@@ -397,7 +383,7 @@ fn new_machine(
             }
         }
     });
-    let machine = Machine::new(machine_config(config), backends(outputs), events)?;
+    let machine = Machine::new(config.clone(), backends(outputs), events)?;
     outputs.wake_through(machine.run_gate());
     Ok(machine)
 }

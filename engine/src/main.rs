@@ -20,6 +20,7 @@ mod conductor;
 mod control;
 mod exit;
 mod link;
+mod machine_config;
 mod outputs;
 mod record;
 mod run;

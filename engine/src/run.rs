@@ -3,23 +3,23 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
-use kemari_api::config::{ConfigError, ReplicationAddress, VmConfig};
+use kemari_api::config::{ConfigError, NamedFile, ReplicationAddress, VmConfig, shown};
 use kemari_api::replica::Promotion;
 use kemari_api::{NodeName, VmName};
-use kemari_vmm::CreateMachineError;
+use kemari_vmm::{CreateMachineError, MachineConfig};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::RunArguments;
-use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup, machine_config};
+use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind};
 use crate::link::passive::Endpoint;
+use crate::machine_config::machine_config;
 use crate::outputs::{self, Origin};
 use crate::record::{Kind, LicenceFile, Record};
 
@@ -27,8 +27,10 @@ use crate::record::{Kind, LicenceFile, Record};
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let config = VmConfig::load(&arguments.config).map_err(|error| configuration(&error))?;
     check_files(&config)?;
+    let machine = machine_config(&config)
+        .map_err(|error| Failure::new(FailureKind::Configuration, &error))?;
     // A replica that waits would otherwise find out only when it is promoted.
-    kemari_vmm::check_boot(&machine_config(&config))
+    kemari_vmm::check_boot(&machine)
         .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
     let node = match &arguments.node {
         Some(node) => node.clone(),
@@ -45,7 +47,7 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     if incoming.is_none() && !arguments.force {
         check_last_right(&config.vm.name)?;
     }
-    runtime.block_on(supervise(config, node, incoming))
+    runtime.block_on(supervise(config, machine, node, incoming))
 }
 
 /// Booting by hand is allowed where this replica was the only one when it last had the right to
@@ -76,26 +78,21 @@ fn configuration(error: &ConfigError) -> Failure {
 
 /// Files named in the description that this node must have.
 fn check_files(config: &VmConfig) -> Result<(), Failure> {
-    let kernel = Some(("boot.kernel", config.boot.kernel.as_path()));
-    let initrd = config
-        .boot
-        .initrd
-        .as_deref()
-        .map(|path| ("boot.initrd", path));
-    for (key, path) in kernel.into_iter().chain(initrd) {
-        std::fs::File::open(path).map_err(|error| missing(key, path, &error))?;
+    for file in config.boot_files().chain(config.disk_files()) {
+        std::fs::File::open(file.path).map_err(|error| missing(&file, &error))?;
     }
     Ok(())
 }
 
-fn missing(key: &str, path: &Path, error: &io::Error) -> Failure {
+fn missing(file: &NamedFile<'_>, error: &io::Error) -> Failure {
     let kind = match error.kind() {
         io::ErrorKind::PermissionDenied => FailureKind::Permission,
         _ => FailureKind::NotInstalled,
     };
     let text = format!(
-        "Cannot open {key} {}: {error}; put the file on this node or correct the description",
-        path.display()
+        "Cannot open {} {}: {error}; put the file on this node or correct the description",
+        shown(&file.key),
+        file.path.display()
     );
     Failure::told(kind, text)
 }
@@ -117,7 +114,7 @@ fn listen_address(text: &str, config: &VmConfig) -> Result<ReplicationAddress, F
     if text == "auto" {
         return Ok(ReplicationAddress {
             host: "0.0.0.0".into(),
-            port: config.replication.port,
+            port: config.replication.port.number(),
         });
     }
     text.parse().map_err(|error| {
@@ -160,6 +157,7 @@ fn control(error: &ControlError) -> Failure {
 
 async fn supervise(
     config: VmConfig,
+    machine: MachineConfig,
     node: NodeName,
     incoming: Option<ReplicationAddress>,
 ) -> Result<(), Failure> {
@@ -175,6 +173,7 @@ async fn supervise(
     tracing::info!(vm = %vm, node = %node, "{config}");
     let (mut conductor, handle) = Conductor::new(Setup {
         config,
+        machine,
         node: node.clone(),
         queue,
         interfaces: Vec::new(),

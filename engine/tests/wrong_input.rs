@@ -81,7 +81,7 @@ fn an_unknown_key_and_a_value_out_of_range() {
     let attempt = Attempt::with("[vm]\nname = \"vm\"\nmemory_mib = 9999999\n");
     let (status, text) = attempt.run(&[]);
     assert_eq!(status, EX_CONFIG);
-    names(&text, &["vm.toml:3", "9999999", "16 to 3072"]);
+    names(&text, &["vm.toml:3", "9999999", "16 to 524288"]);
 }
 
 #[test]

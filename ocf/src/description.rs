@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use kemari_api::config::{ConfigError, VmConfig};
+use kemari_api::config::{ConfigError, VmConfig, shown};
 use kemari_api::{VmName, place};
 
 use crate::environment::Environment;
@@ -84,12 +84,9 @@ pub(crate) fn load(path: &Path) -> Result<VmConfig, Failure> {
 /// `OCF_ERR_CONFIGURED`, `OCF_ERR_INSTALLED` or `OCF_ERR_PERM` with the remedy.
 pub(crate) fn validate(environment: &Environment) -> Result<VmConfig, Failure> {
     let config = load(config_path(environment)?)?;
-    let boot = [Some(&config.boot.kernel), config.boot.initrd.as_ref()];
-    for file in boot.into_iter().flatten() {
-        readable(
-            file,
-            "correct boot.kernel or boot.initrd in the VM description",
-        )?;
+    for file in config.boot_files().chain(config.disk_files()) {
+        let key = shown(&file.key);
+        readable(file.path, &format!("correct {key} in the VM description"))?;
     }
     readable(Path::new(ENGINE), "install the package kemari on this node")?;
     kvm_usable()?;

@@ -4,8 +4,10 @@
 //! A VM's name becomes part of file, socket and systemd unit names, so it is kept to characters
 //! that need no escaping in any of them.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zbus::zvariant::Type;
@@ -78,6 +80,21 @@ macro_rules! name {
         impl From<$name> for String {
             fn from(name: $name) -> Self {
                 name.0
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let pattern = "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$";
+                json_schema!({ "type": "string", "pattern": pattern })
             }
         }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where console output goes: `none`, `file:PATH`, `unix:PATH` or `tcp:HOST:PORT`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -49,6 +51,23 @@ impl TryFrom<String> for ConsoleSink {
             _ => None,
         }
         .ok_or(SinkError(text))
+    }
+}
+
+impl JsonSchema for ConsoleSink {
+    fn schema_name() -> Cow<'static, str> {
+        "ConsoleSink".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^(none|(file|unix):/.*|tcp:.+:[0-9]{1,5})$",
+        })
     }
 }
 

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `[replication]`: how the two replicas find each other and how often they synchronise.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib};
+use crate::NodeName;
+
+/// How the two replicas find each other and how often they synchronise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplicationSection {
+    /// The TCP port a replica listens on, 1 to 65535; default 4444. Each VM of a node needs its
+    /// own.
+    pub port: Port,
+    /// Stop the guest until each checkpoint is acknowledged, as the first Kemari did; default
+    /// false. For comparison: the guest stands still for a round trip each time.
+    pub synchronous: bool,
+    /// The longest time between checkpoints in milliseconds, 1 to 10000; default 25. Longer means
+    /// fewer and larger checkpoints; an output ends the epoch earlier anyway.
+    pub epoch_ms_max: EpochMsMax,
+    /// How long the first output waits for others before a checkpoint, in microseconds, 0 to
+    /// 1000000; default 500. It is added to the latency of every output, and saves checkpoints.
+    pub gather_us: GatherUs,
+    /// How much output may wait for commit before the guest is held back, in KiB, 4 to 32768;
+    /// default 4096.
+    pub queue_kib_max: QueueKib,
+    /// Silence after which the other replica counts as out of reach, in milliseconds, 50 to 60000;
+    /// default 1000.
+    pub peer_timeout_ms: PeerTimeoutMs,
+    /// Replication addresses (IP address or host name) by the names Pacemaker gives the nodes;
+    /// default: the node's name itself is looked up. A direct link of its own is best.
+    pub addresses: BTreeMap<NodeName, HostName>,
+}
