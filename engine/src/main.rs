@@ -24,12 +24,14 @@ mod machine_config;
 mod outputs;
 mod record;
 mod run;
+mod snapshot;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kemari_api::NodeName;
+use snapshot::SnapshotCommand;
 
 /// One replica of a fault-tolerant virtual machine.
 #[derive(Debug, Parser)]
@@ -43,6 +45,9 @@ struct CommandLine {
 enum Subject {
     /// Run a replica: boot the guest, or with --incoming wait to receive or to be promoted.
     Run(RunArguments),
+    /// Write a guest to a file, or run it on from one.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
 }
 
 /// What `kemari-engine run` was told.
@@ -64,12 +69,20 @@ struct RunArguments {
     /// Without --incoming: boot although the other replica may have gone on with the guest.
     #[arg(long)]
     force: bool,
+
+    /// The snapshot that the guest goes on from.
+    #[arg(skip)]
+    restore: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     start_logging();
-    let Subject::Run(arguments) = CommandLine::parse().command;
-    match run::run(&arguments) {
+    let outcome = match CommandLine::parse().command {
+        Subject::Run(arguments) => run::run(&arguments),
+        Subject::Snapshot(SnapshotCommand::Save(arguments)) => snapshot::save(&arguments),
+        Subject::Snapshot(SnapshotCommand::Restore(arguments)) => run::run(&arguments.into_run()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");

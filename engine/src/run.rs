@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `kemari-engine run`: from the description to a running replica, and its end.
 
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use kemari_api::config::{ConfigError, NamedFile, ReplicationAddress, VmConfig, shown};
 use kemari_api::replica::Promotion;
-use kemari_api::{NodeName, VmName};
+use kemari_api::{Generation, NodeName, VmName};
 use kemari_vmm::{CreateMachineError, MachineConfig};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,11 +20,14 @@ use tokio::sync::oneshot;
 use crate::RunArguments;
 use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{ControlError, ControlSocket};
-use crate::exit::{Failure, FailureKind};
-use crate::link::passive::Endpoint;
+use crate::exit::{Failure, FailureKind, chain};
+use crate::link::passive::{Endpoint, Held, receive_recorded};
 use crate::machine_config::machine_config;
 use crate::outputs::{self, Origin};
 use crate::record::{Kind, LicenceFile, Record};
+
+/// How long an engine that ends stays for the answer to whoever asked.
+const ANSWER_GRACE: Duration = Duration::from_millis(50);
 
 /// Runs a replica until it ends.
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
@@ -44,10 +50,31 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
-    if incoming.is_none() && !arguments.force {
-        check_last_right(&config.vm.name)?;
-    }
-    runtime.block_on(supervise(config, machine, node, incoming))
+    let start = match (incoming, &arguments.restore) {
+        (Some(address), _) => Start::Incoming(address),
+        (None, Some(path)) => Start::Restore {
+            snapshot: path.clone(),
+            force: arguments.force,
+        },
+        (None, None) => {
+            if !arguments.force {
+                check_last_right(&config.vm.name)?;
+            }
+            Start::Boot
+        }
+    };
+    runtime.block_on(supervise(config, machine, node, start))
+}
+
+/// How a replica begins.
+#[derive(Debug)]
+enum Start {
+    /// Without a guest, waiting for one at this address.
+    Incoming(ReplicationAddress),
+    /// From nothing.
+    Boot,
+    /// From a snapshot; by force also from one that the guest has left behind.
+    Restore { snapshot: PathBuf, force: bool },
 }
 
 /// Booting by hand is allowed where this replica was the only one when it last had the right to
@@ -61,6 +88,15 @@ fn check_last_right(vm: &VmName) -> Result<(), Failure> {
         | Some(Record {
             kind: Kind::Solo, ..
         }) => Ok(()),
+        Some(Record {
+            kind: Kind::Saved, ..
+        }) => Err(Failure::told(
+            FailureKind::Other,
+            format!(
+                "VM {vm} was saved to a snapshot: go on with kemari-engine snapshot restore, or boot \
+                 it with --force, after which that snapshot no longer fits its disks"
+            ),
+        )),
         Some(Record { generation, kind }) => Err(Failure::told(
             FailureKind::Other,
             format!(
@@ -159,11 +195,14 @@ async fn supervise(
     config: VmConfig,
     machine: MachineConfig,
     node: NodeName,
-    incoming: Option<ReplicationAddress>,
+    start: Start,
 ) -> Result<(), Failure> {
     let vm = config.vm.name.clone();
     let sink = config.console.output.clone();
-    let listener = incoming.as_ref().map(bind).transpose()?;
+    let listener = match &start {
+        Start::Incoming(address) => Some(bind(address)?),
+        Start::Boot | Start::Restore { .. } => None,
+    };
     let record = LicenceFile::of(&vm)
         .read()
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
@@ -197,9 +236,7 @@ async fn supervise(
         conductor.console_input(),
     )
     .map_err(|error| Failure::new(FailureKind::Other, &error))?;
-    let generation = record
-        .map_or_else(Default::default, |record| record.generation)
-        .next();
+    let request = first_request(&start, &conductor, record)?;
     let socket = ControlSocket::bind(&vm).map_err(|error| control(&error))?;
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
@@ -209,28 +246,78 @@ async fn supervise(
         })
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
     tokio::spawn(announce(vm.clone(), handle.clone()));
-    let boot = async {
-        if incoming.is_some() {
-            return Ok(());
-        }
-        let request = Request::Promote {
-            how: Promotion::ColdStart,
-            generation,
-        };
+    if let Some(request) = request {
         handle
             .ask(request)
             .await
-            .map_err(|refusal| Failure::told(FailureKind::Other, refusal.to_string()))
-    };
-    boot.await?;
+            .map_err(|refusal| Failure::told(FailureKind::Other, refusal.to_string()))?;
+    }
     tokio::select! {
         () = socket.serve(handle.clone()) => Ok(()),
-        end = end => outcome(&vm, end.unwrap_or_else(|_| End::Failed("The conductor ended".into()))),
+        end = end => {
+            // Whoever asked for the end still gets the answer.
+            tokio::time::sleep(ANSWER_GRACE).await;
+            outcome(&vm, end.unwrap_or_else(|_| End::Failed("The conductor ended".into())))
+        }
         name = told_to_end() => {
             tracing::info!(%vm, signal = name, "ending");
             Ok(())
         }
     }
+}
+
+/// What makes the guest run, unless this replica waits for one.
+fn first_request(
+    start: &Start,
+    conductor: &Conductor,
+    record: Option<Record>,
+) -> Result<Option<Request>, Failure> {
+    let known = record.map_or_else(Generation::default, |record| record.generation);
+    match start {
+        Start::Incoming(_) => Ok(None),
+        Start::Boot => Ok(Some(Request::Promote {
+            how: Promotion::ColdStart,
+            generation: known.next(),
+        })),
+        Start::Restore { snapshot, force } => {
+            let held = read_snapshot(snapshot, conductor)?;
+            let saved = held.replica.generation();
+            let left_behind = record.is_some_and(|record| {
+                record.generation > saved
+                    || record.generation == saved && record.kind != Kind::Saved
+            });
+            if left_behind && !force {
+                return Err(Failure::told(
+                    FailureKind::Other,
+                    format!(
+                        "The guest has run on this node after the snapshot {} was made: its disks \
+                         may no longer fit it. Restore it with --force if they do",
+                        snapshot.display()
+                    ),
+                ));
+            }
+            Ok(Some(Request::RunSnapshot(
+                Box::new(held),
+                known.max(saved).next(),
+            )))
+        }
+    }
+}
+
+fn read_snapshot(path: &Path, conductor: &Conductor) -> Result<Held, Failure> {
+    let cannot = |error: &dyn std::error::Error| {
+        Failure::told(
+            FailureKind::Other,
+            format!(
+                "Cannot restore the snapshot {}: {}; name a whole snapshot of this VM, made on a \
+                 host of the same kind",
+                path.display(),
+                chain(error)
+            ),
+        )
+    };
+    let file = File::open(path).map_err(|error| cannot(&error))?;
+    receive_recorded(file, conductor.receiving()).map_err(|error| cannot(&error))
 }
 
 /// Tells systemd that the engine can be used, and what it is.

@@ -7,6 +7,7 @@
 )]
 
 mod cutter;
+#[allow(dead_code, reason = "each test file uses its part")]
 mod replica_process;
 
 use std::io::{BufRead, BufReader, Write};

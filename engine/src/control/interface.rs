@@ -7,9 +7,9 @@ use std::fs::File;
 use kemari_api::Generation;
 use kemari_api::config::ReplicationAddress;
 use kemari_api::replica::{AfterSnapshot, Promotion, ReplicaStatus};
+use zbus::OwnedFd;
 use zbus::fdo;
 use zbus::object_server::SignalEmitter;
-use zbus::zvariant::OwnedFd;
 
 use super::monitor;
 use crate::conductor::{Answer, ConductorHandle, Refusal, Request};

@@ -52,6 +52,20 @@ impl ReplicaProcess {
 
     /// Starts an engine that waits, of a VM of this name.
     pub fn start_named(node: &str, vm: &str, description: &Description<'_>) -> Self {
+        Self::start_from(node, vm, description, None)
+    }
+
+    /// Starts an engine that goes on from a snapshot.
+    pub fn restore(node: &str, description: &Description<'_>, snapshot: &Path) -> Self {
+        Self::start_from(node, "vm", description, Some(snapshot))
+    }
+
+    fn start_from(
+        node: &str,
+        vm: &str,
+        description: &Description<'_>,
+        snapshot: Option<&Path>,
+    ) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("kemari-test-")
             .tempdir()
@@ -72,8 +86,13 @@ impl ReplicaProcess {
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::create(directory.join("log")).unwrap();
         let address = format!("kemari:tcp:127.0.0.1:{port}");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kemari-engine"))
-            .args(["run", "--node", node, "--incoming", &address, "--config"])
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kemari-engine"));
+        match snapshot {
+            None => command.args(["run", "--incoming", &address]),
+            Some(snapshot) => command.args(["snapshot", "restore"]).arg(snapshot),
+        };
+        let mut child = command
+            .args(["--node", node, "--config"])
             .arg(&config)
             .env("KEMARI_RUN_DIR", &directory)
             .env("KEMARI_STATE_DIR", &directory)
@@ -167,6 +186,19 @@ impl ReplicaProcess {
     /// `Monitor`.
     pub fn monitor(&self, line: &str) -> zbus::Result<String> {
         self.runtime.block_on(self.proxy.monitor(line))
+    }
+
+    /// `kemari-engine snapshot save`: its exit status and what it said.
+    pub fn save(&self, file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_kemari-engine"))
+            .args(["snapshot", "save", "vm"])
+            .arg(file)
+            .args(arguments)
+            .env("KEMARI_RUN_DIR", &self.directory)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
     }
 
     /// SIGKILL, and waits for the end.
