@@ -66,6 +66,7 @@
 //! Unsafe code is in three small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
 //! (`vcpu::kick`) and the two places that make promises to them (`dirty_log`, `vcpu`).
 
+pub mod backend;
 mod boot;
 mod config;
 mod cpuid;
