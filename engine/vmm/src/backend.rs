@@ -7,7 +7,14 @@
 //! flight is drained before a cut, and a replica that takes over opens its own.
 
 mod disk;
+mod doorbell;
+#[cfg(any(test, feature = "test-support"))]
+mod memory_network;
 mod network;
 
 pub use disk::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest, SECTOR_BYTES, Unmap};
+#[cfg(any(test, feature = "test-support"))]
+pub use disk::{MemoryDisk, MemoryDiskControl};
+#[cfg(any(test, feature = "test-support"))]
+pub use memory_network::MemoryNetwork;
 pub use network::{NetworkBackend, Offloads, PACKET_BYTES_MAX, PACKET_HEADER_BYTES};

@@ -5,8 +5,14 @@
 //! buffers belong to the back end while they are in flight, so nothing the guest does to its memory
 //! meanwhile matters, and guest memory is written by the device model only (through the dirty bitmap).
 
+#[cfg(any(test, feature = "test-support"))]
+mod memory;
+
 use std::io;
 use std::os::fd::BorrowedFd;
+
+#[cfg(any(test, feature = "test-support"))]
+pub use memory::{MemoryDisk, MemoryDiskControl};
 
 /// Offsets and lengths of requests are multiples of this (VIRTIO 1.x, 5.2.6), whatever the disk's
 /// logical block is.
@@ -55,6 +61,34 @@ pub struct DiskGeometry {
     pub write_zeroes: bool,
 }
 
+impl DiskGeometry {
+    /// Whether a request may go to this disk: within its end, whole sectors, and a change only if
+    /// the disk can be changed. Back ends check this; others may, to refuse early.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `ReadOnlyFilesystem`.
+    pub fn check(&self, request: &DiskRequest) -> io::Result<()> {
+        if self.read_only && request.changes() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        let Some((offset, length)) = request.range() else {
+            return Ok(());
+        };
+        let end = offset.checked_add(length);
+        let within = end.is_some_and(|end| end <= self.capacity_bytes);
+        if !within || !offset.is_multiple_of(SECTOR_BYTES) || !length.is_multiple_of(SECTOR_BYTES) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{length} bytes at {offset} are not whole sectors within the disk's {}",
+                    self.capacity_bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// What to do with a disk.
 #[derive(Debug, PartialEq, Eq)]
 pub enum DiskRequest {
@@ -91,6 +125,40 @@ pub enum DiskRequest {
         /// Whether its space may be given back.
         unmap: Unmap,
     },
+}
+
+impl DiskRequest {
+    /// Offset and length in bytes; none for a flush.
+    #[must_use]
+    pub fn range(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Read { offset, buffer } | Self::Write { offset, buffer } => {
+                Some((*offset, u64::try_from(buffer.len()).unwrap_or(u64::MAX)))
+            }
+            Self::Discard { offset, length } | Self::WriteZeroes { offset, length, .. } => {
+                Some((*offset, *length))
+            }
+            Self::Flush => None,
+        }
+    }
+
+    /// Whether it changes what the disk holds.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Discard { .. } | Self::WriteZeroes { .. } => true,
+            Self::Read { .. } | Self::Flush => false,
+        }
+    }
+
+    /// Its buffer, for a completion; empty if it has none.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        match self {
+            Self::Read { buffer, .. } | Self::Write { buffer, .. } => buffer,
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Whether zeroed space may be given back to the host.

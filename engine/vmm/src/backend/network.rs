@@ -83,6 +83,9 @@ impl Offloads {
     /// Packets may be UDP over IPv4 or IPv6 to be cut (`HOST_USO`, `GUEST_USO4` and `GUEST_USO6`).
     pub const USO: Self = Self(1 << 4);
 
+    /// All of them.
+    pub const ALL: Self = Self(0x1f);
+
     const NAMES: [(Self, &'static str); 5] = [
         (Self::CHECKSUM, "checksum"),
         (Self::TSO4, "TSO4"),
@@ -101,6 +104,12 @@ impl Offloads {
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What is in this and not in `other`.
+    #[must_use]
+    pub const fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` is in this.
