@@ -10,13 +10,17 @@ mod announce;
 mod disk;
 mod doorbell;
 mod flow;
+mod ioctl;
 mod mac;
 #[cfg(any(test, feature = "test-support"))]
 mod memory_network;
 mod network;
 
 pub use announce::{ANNOUNCE_AFTER, ANNOUNCEMENT_BYTES, announcement};
-pub use disk::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest, SECTOR_BYTES, Unmap};
+pub use disk::{
+    DiscardPolicy, DiskBackend, DiskCompletion, DiskGeometry, DiskOptions, DiskRequest, IoEngine,
+    OpenDiskError, RawDisk, SECTOR_BYTES, Unmap,
+};
 #[cfg(any(test, feature = "test-support"))]
 pub use disk::{MemoryDisk, MemoryDiskControl};
 pub use mac::{MacAddress, MacAddressError};

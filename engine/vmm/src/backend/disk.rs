@@ -5,14 +5,25 @@
 //! buffers belong to the back end while they are in flight, so nothing the guest does to its memory
 //! meanwhile matters, and guest memory is written by the device model only (through the dirty bitmap).
 
+mod bounce;
+mod file;
 #[cfg(any(test, feature = "test-support"))]
 mod memory;
+mod open;
+mod plain;
+mod raw;
+mod slow_lane;
+#[cfg(test)]
+mod tests;
+mod uring;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 #[cfg(any(test, feature = "test-support"))]
 pub use memory::{MemoryDisk, MemoryDiskControl};
+pub use open::OpenDiskError;
+pub use raw::{DiscardPolicy, DiskOptions, IoEngine, RawDisk};
 
 /// Offsets and lengths of requests are multiples of this (VIRTIO 1.x, 5.2.6), whatever the disk's
 /// logical block is.
