@@ -15,6 +15,7 @@ mod mac;
 #[cfg(any(test, feature = "test-support"))]
 mod memory_network;
 mod network;
+mod tap;
 
 pub use announce::{ANNOUNCE_AFTER, ANNOUNCEMENT_BYTES, announcement};
 pub use disk::{
@@ -27,3 +28,4 @@ pub use mac::{MacAddress, MacAddressError};
 #[cfg(any(test, feature = "test-support"))]
 pub use memory_network::MemoryNetwork;
 pub use network::{NetworkBackend, Offloads, PACKET_BYTES_MAX, PACKET_HEADER_BYTES};
+pub use tap::{OpenTapError, TAP_PAIRS_MAX, Tap, TapOptions, TapOrigin};
