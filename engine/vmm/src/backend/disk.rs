@@ -7,6 +7,7 @@
 
 mod bounce;
 mod file;
+mod lock;
 #[cfg(any(test, feature = "test-support"))]
 mod memory;
 mod open;

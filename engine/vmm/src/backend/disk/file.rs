@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::bounce::BouncePool;
+use super::lock;
 use super::{DiskRequest, Unmap};
 use crate::backend::ioctl;
 
@@ -210,6 +211,12 @@ impl RawFile {
             offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
         }
         Ok(())
+    }
+}
+
+impl Drop for RawFile {
+    fn drop(&mut self) {
+        lock::unlock(&self.cached);
     }
 }
 

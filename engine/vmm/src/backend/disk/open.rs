@@ -7,13 +7,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use thiserror::Error;
 
 use super::SECTOR_BYTES;
 use super::bounce::BouncePool;
 use super::file::{Medium, RawFile};
+use super::lock::{self, Share};
 use super::raw::{DiscardPolicy, DiskOptions};
 use crate::backend::ioctl;
 
@@ -116,7 +115,7 @@ pub(super) fn open(path: &Path, options: &DiskOptions) -> Result<(RawFile, u64),
     let cached = open_cached(path, options, expected)?;
     let metadata = cached.metadata().map_err(inaccessible)?;
     let medium = medium(&metadata, path)?;
-    lock(path, &cached, options)?;
+    lock_file(path, &cached, options)?;
     let (bytes, block_bytes) = match medium {
         Medium::File => (metadata.len(), 512),
         Medium::BlockDevice => (
@@ -165,31 +164,17 @@ fn open_cached(path: &Path, options: &DiskOptions, medium: Medium) -> Result<Fil
     })
 }
 
-/// Locks the whole file: alone for a writer, together with other readers for a reader. The lock
-/// belongs to the open file (an "OFD lock", fcntl(2)), so it goes when this process does, however
-/// it ends. QEMU's locks are of this kind too and conflict with it.
-fn lock(path: &Path, file: &File, options: &DiskOptions) -> Result<(), OpenDiskError> {
-    let kind = if options.read_only {
-        libc::F_RDLCK
+fn lock_file(path: &Path, file: &File, options: &DiskOptions) -> Result<(), OpenDiskError> {
+    let share = if options.read_only {
+        Share::Reading
     } else {
-        libc::F_WRLCK
+        Share::Nothing
     };
-    let whole_file = libc::flock {
-        l_type: i16::try_from(kind).unwrap_or_default(),
-        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)) {
-        Ok(_) => Ok(()),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(OpenDiskError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(error) => Err(OpenDiskError::Lock {
-            path: path.to_owned(),
-            source: error.into(),
-        }),
+    let path = path.to_owned();
+    match lock::lock(file, share) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenDiskError::InUse { path }),
+        Err(source) => Err(OpenDiskError::Lock { path, source }),
     }
 }
 

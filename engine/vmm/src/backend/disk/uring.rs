@@ -15,20 +15,23 @@
 //!   kernel cancels what a thread has in flight when that thread ends; such requests go to the slow
 //!   lane.
 
+mod flight;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use io_uring::{IoUring, Probe, opcode, squeue, types};
+use io_uring::{IoUring, Probe, opcode};
 
-use super::bounce::{AlignedBuffer, BouncePool};
-use super::file::{Medium, Path, RawFile};
+use self::flight::{InFlight, Outcome, Way};
+use super::bounce::BouncePool;
+use super::file::RawFile;
 use super::open::OpenDiskError;
 use super::raw::{Engine, IoEngine};
 use super::slow_lane::SlowLane;
-use super::{DiskCompletion, DiskRequest, Unmap};
+use super::{DiskCompletion, DiskRequest};
 use crate::backend::doorbell::Doorbell;
 
 /// Requests the kernel has at once.
@@ -48,21 +51,14 @@ pub(super) struct Uring {
     slots: Vec<Option<InFlight>>,
     free: Vec<usize>,
     backlog: VecDeque<(u32, DiskRequest)>,
+    /// What is over and was not asked for yet. The kernel and the slow lane ring the bell by
+    /// themselves; what gets in here otherwise needs ringing for.
     done: Vec<DiskCompletion>,
     pool: BouncePool,
     slow_lane: SlowLane,
     bell: Arc<Doorbell>,
     file: Arc<RawFile>,
     failed_submissions: u64,
-}
-
-/// A request that the kernel has.
-#[derive(Debug)]
-struct InFlight {
-    tag: u32,
-    request: DiskRequest,
-    /// For direct I/O, what the kernel reads or writes instead of the request's buffer.
-    aligned: Option<AlignedBuffer>,
 }
 
 impl Uring {
@@ -110,15 +106,12 @@ impl Uring {
 
     /// Hands a request to the kernel, the slow lane, or back if there is nothing to do.
     fn launch(&mut self, slot: usize, tag: u32, request: DiskRequest) {
-        let mut flight = InFlight {
-            tag,
-            request,
-            aligned: None,
-        };
-        match self.entry(&mut flight) {
+        let mut flight = InFlight::new(tag, request);
+        match flight.way(&self.file, &mut self.pool) {
             Way::Nothing => {
                 self.free.push(slot);
-                self.finish(flight.into_completion(Ok(())));
+                let completion = flight.end(Ok(()), &mut self.pool);
+                self.done.push(completion);
             }
             Way::Slowly => {
                 self.free.push(slot);
@@ -130,88 +123,15 @@ impl Uring {
                     *place = Some(flight);
                 }
                 // SAFETY: the entry points into the heap memory of the request's buffer, or of its
-                // aligned buffer, and names `self.file`'s descriptors. Both stay as they are until
-                // the completion is seen: `slots` owns the buffers, gives them up in `land` only,
-                // and `drop` waits for the kernel, or leaks them. Moving a Vec leaves its heap
-                // memory in place, and no reference to its content exists meanwhile.
+                // aligned buffer, and names `self.file`'s descriptors (see `InFlight::way`). Both stay
+                // as they are until the completion is seen: `slots` owns the buffers, gives them up in
+                // `land` only, and `drop` waits for the kernel, or leaks them. Moving a Vec leaves its
+                // heap memory in place, and no reference to its content exists meanwhile.
                 if unsafe { self.ring.submission().push(&entry) }.is_err() {
                     // Cannot be, as there is an entry for each slot. The kernel has not seen it.
                     self.abandon(slot);
                 }
             }
-        }
-    }
-
-    /// How to do this request; allots the aligned buffer.
-    fn entry(&mut self, flight: &mut InFlight) -> Way {
-        let cached = types::Fd(self.file.cached.as_raw_fd());
-        let (frees_space, medium) = (self.file.frees_space, self.file.medium);
-        match &mut flight.request {
-            DiskRequest::Read { buffer, .. } | DiskRequest::Write { buffer, .. }
-                if buffer.is_empty() =>
-            {
-                Way::Nothing
-            }
-            DiskRequest::Read { offset, buffer } => {
-                let Ok(length) = u32::try_from(buffer.len()) else {
-                    return Way::Slowly;
-                };
-                let (file, path) = self.file.for_transfer(*offset, buffer.len());
-                let target = match path {
-                    Path::Cached => buffer.as_mut_ptr(),
-                    Path::Direct => {
-                        let aligned = flight.aligned.insert(self.pool.take(buffer.len()));
-                        aligned.bytes_mut().as_mut_ptr()
-                    }
-                };
-                let read = opcode::Read::new(types::Fd(file.as_raw_fd()), target, length);
-                Way::Ring(read.offset(*offset).build())
-            }
-            DiskRequest::Write { offset, buffer } => {
-                let Ok(length) = u32::try_from(buffer.len()) else {
-                    return Way::Slowly;
-                };
-                let (file, path) = self.file.for_transfer(*offset, buffer.len());
-                let source = match path {
-                    Path::Cached => buffer.as_ptr(),
-                    Path::Direct => {
-                        let aligned = flight.aligned.insert(self.pool.take(buffer.len()));
-                        aligned.bytes_mut().copy_from_slice(buffer);
-                        aligned.bytes().as_ptr()
-                    }
-                };
-                let write = opcode::Write::new(types::Fd(file.as_raw_fd()), source, length);
-                Way::Ring(write.offset(*offset).build())
-            }
-            DiskRequest::Flush if self.file.read_only => Way::Nothing,
-            DiskRequest::Flush => {
-                let sync = opcode::Fsync::new(cached).flags(types::FsyncFlags::DATASYNC);
-                Way::Ring(sync.build())
-            }
-            DiskRequest::Discard { length, .. } if *length == 0 || !frees_space => Way::Nothing,
-            DiskRequest::WriteZeroes { length: 0, .. } => Way::Nothing,
-            DiskRequest::Discard { offset, length } if medium == Medium::File => Way::Ring(
-                allocate(cached, *offset, *length, libc::FALLOC_FL_PUNCH_HOLE),
-            ),
-            DiskRequest::WriteZeroes {
-                offset,
-                length,
-                unmap: Unmap::Allowed,
-            } if frees_space => Way::Ring(allocate(
-                cached,
-                *offset,
-                *length,
-                libc::FALLOC_FL_PUNCH_HOLE,
-            )),
-            DiskRequest::WriteZeroes { offset, length, .. } if !self.file.zeroes_by_writing() => {
-                Way::Ring(allocate(
-                    cached,
-                    *offset,
-                    *length,
-                    libc::FALLOC_FL_ZERO_RANGE,
-                ))
-            }
-            DiskRequest::Discard { .. } | DiskRequest::WriteZeroes { .. } => Way::Slowly,
         }
     }
 
@@ -253,35 +173,24 @@ impl Uring {
     /// The kernel is done with the request in this slot.
     fn land(&mut self, slot: u64, result: i32) {
         let slot = usize::try_from(slot).unwrap_or(usize::MAX);
-        let Some(mut flight) = self.slots.get_mut(slot).and_then(Option::take) else {
+        let Some(flight) = self.slots.get_mut(slot).and_then(Option::take) else {
             tracing::error!(slot, "io_uring completed a request that was not made");
             return;
         };
         self.free.push(slot);
         match flight.outcome(result) {
-            Outcome::Whole => {
-                flight.copy_back();
-                self.recycle(&mut flight);
-                self.finish(flight.into_completion(Ok(())));
-            }
-            Outcome::Failed(error) => {
-                self.recycle(&mut flight);
-                self.finish(flight.into_completion(Err(error)));
+            Outcome::Over(result) => {
+                let completion = flight.end(result, &mut self.pool);
+                self.done.push(completion);
             }
             Outcome::Again => self.take_slow_lane(flight),
         }
     }
 
-    fn take_slow_lane(&mut self, mut flight: InFlight) {
-        self.recycle(&mut flight);
-        if let Some(completion) = self.slow_lane.push(flight.tag, flight.request) {
-            self.finish(completion);
-        }
-    }
-
-    fn recycle(&mut self, flight: &mut InFlight) {
-        if let Some(aligned) = flight.aligned.take() {
-            self.pool.put(aligned);
+    fn take_slow_lane(&mut self, flight: InFlight) {
+        let (tag, request) = flight.abort(&mut self.pool);
+        if let Some(completion) = self.slow_lane.push(tag, request) {
+            self.done.push(completion);
         }
     }
 
@@ -316,70 +225,15 @@ impl Uring {
     }
 }
 
-/// How a request gets done.
-enum Way {
-    /// There is nothing to do.
-    Nothing,
-    Ring(squeue::Entry),
-    Slowly,
-}
-
-/// What became of a request in the ring.
-enum Outcome {
-    Whole,
-    Again,
-    Failed(io::Error),
-}
-
-fn allocate(file: types::Fd, offset: u64, length: u64, mode: libc::c_int) -> squeue::Entry {
-    opcode::Fallocate::new(file, length)
-        .offset(offset)
-        .mode(mode | libc::FALLOC_FL_KEEP_SIZE)
-        .build()
-}
-
-impl InFlight {
-    fn outcome(&self, result: i32) -> Outcome {
-        let expected = match &self.request {
-            DiskRequest::Read { buffer, .. } | DiskRequest::Write { buffer, .. } => buffer.len(),
-            _ => 0,
-        };
-        match usize::try_from(result) {
-            Ok(count) if count == expected => Outcome::Whole,
-            Ok(_) => Outcome::Again,
-            Err(_) => match result.saturating_neg() {
-                libc::EAGAIN | libc::EINTR | libc::ECANCELED => Outcome::Again,
-                // Another alignment, or another way to zero, is tried there.
-                libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS => Outcome::Again,
-                errno => Outcome::Failed(io::Error::from_raw_os_error(errno)),
-            },
-        }
-    }
-
-    /// Brings what was read directly to the request's buffer.
-    fn copy_back(&mut self) {
-        if let (DiskRequest::Read { buffer, .. }, Some(aligned)) =
-            (&mut self.request, &self.aligned)
-        {
-            buffer.copy_from_slice(aligned.bytes());
-        }
-    }
-
-    fn into_completion(self, result: io::Result<()>) -> DiskCompletion {
-        DiskCompletion {
-            tag: self.tag,
-            result,
-            buffer: self.request.into_buffer(),
-        }
-    }
-}
-
 impl Engine for Uring {
     fn start(&mut self, tag: u32, request: DiskRequest) {
         match self.free.pop() {
             Some(slot) => {
                 self.launch(slot, tag, request);
                 self.enter();
+                if !self.done.is_empty() {
+                    self.bell.ring();
+                }
             }
             None => self.backlog.push_back((tag, request)),
         }
@@ -413,8 +267,10 @@ impl Engine for Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         if let Err(error) = self.wait_for_kernel() {
-            tracing::error!(%error, "The kernel does not finish disk requests; their memory is lost");
+            tracing::error!(%error, "The kernel does not finish disk requests; their memory and the lock stay");
             std::mem::forget(std::mem::take(&mut self.slots));
+            // And it stays locked.
+            std::mem::forget(Arc::clone(&self.file));
         }
     }
 }
