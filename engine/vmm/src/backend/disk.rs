@@ -46,7 +46,9 @@ pub trait DiskBackend: Send {
     /// Appends what completed since the last call.
     fn completed(&mut self, into: &mut Vec<DiskCompletion>);
 
-    /// Readable when [`completed`](Self::completed) may return something.
+    /// Readable when [`completed`](Self::completed) may return something. (Waiting for it may be
+    /// interrupted: the kernel finishes a thread's requests in that thread, and for that ends its
+    /// poll or epoll with `EINTR`.)
     fn readable(&self) -> BorrowedFd<'_>;
 
     /// Waits until nothing is in flight (for a cut). The completions are returned by

@@ -55,7 +55,8 @@ pub trait NetworkBackend: Send {
     fn receive(&mut self, pair: usize, buffer: &mut [u8]) -> io::Result<Option<usize>>;
 
     /// Readable when [`receive`](Self::receive) from this pair may return something. `pair` must be
-    /// less than [`pairs`](Self::pairs).
+    /// less than [`pairs`](Self::pairs). To be waited for level-triggered: it may stay readable after
+    /// `receive` returned none.
     fn readable(&self, pair: usize) -> BorrowedFd<'_>;
 
     /// How many pairs of queues the outside has; at least one.
