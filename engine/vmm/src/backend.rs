@@ -6,12 +6,30 @@
 //! outputs back until their epoch is committed. Back ends keep no state of the guest: what is in
 //! flight is drained before a cut, and a replica that takes over opens its own.
 
+mod announce;
 mod attached;
 mod console;
 mod disk;
+mod doorbell;
+mod flow;
+mod ioctl;
+mod mac;
+#[cfg(any(test, feature = "test-support"))]
+mod memory_network;
 mod network;
+mod tap;
 
+pub use announce::{ANNOUNCE_AFTER, ANNOUNCEMENT_BYTES, announcement};
 pub use attached::Backends;
 pub use console::ConsoleBackend;
-pub use disk::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest, SECTOR_BYTES, Unmap};
+pub use disk::{
+    DiscardPolicy, DiskBackend, DiskCompletion, DiskGeometry, DiskOptions, DiskRequest, IoEngine,
+    OpenDiskError, RawDisk, SECTOR_BYTES, Unmap,
+};
+#[cfg(any(test, feature = "test-support"))]
+pub use disk::{MemoryDisk, MemoryDiskControl};
+pub use mac::{MacAddress, MacAddressError};
+#[cfg(any(test, feature = "test-support"))]
+pub use memory_network::MemoryNetwork;
 pub use network::{NetworkBackend, Offloads, PACKET_BYTES_MAX, PACKET_HEADER_BYTES};
+pub use tap::{OpenTapError, TAP_PAIRS_MAX, Tap, TapOptions, TapOrigin};

@@ -48,6 +48,8 @@
 //!   after that, because reading state may write guest memory. Loading goes: clock, vCPU, timer and
 //!   interrupt controllers, devices.
 //! * Dirty pages are KVM's log joined with the writes of this program, which KVM does not see.
+//! * The [`backend`] traits are where a disk's and a network interface's data leaves the machine and
+//!   comes in: raw disks by io_uring, TAP interfaces; and where outputs can be held back.
 //! * The guest's CPUID is settled when the machine is made; what is not carried over (performance
 //!   counters, nested virtualisation, …) is hidden. The [`MachineFingerprint`] says what two machines
 //!   must have in common.
@@ -66,8 +68,10 @@
 //! More than one vCPU, disks and network, the dirty ring, TSC-exact time across hosts of different
 //! frequency: later issues. Outputs, epochs, transport: `kemari-replication` and `kemari-engine`.
 //!
-//! Unsafe code is in three small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
-//! (`vcpu::kick`) and the two places that make promises to them (`dirty_log`, `vcpu`).
+//! Unsafe code is in small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
+//! (`vcpu::kick`) and the two places that make promises to them (`dirty_log`, `vcpu`); the ioctls of
+//! disks and network interfaces (`backend::ioctl`) and the one place where requests enter io_uring
+//! (`backend::disk::uring`).
 
 pub mod backend;
 mod boot;

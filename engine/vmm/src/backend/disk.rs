@@ -5,8 +5,26 @@
 //! buffers belong to the back end while they are in flight, so nothing the guest does to its memory
 //! meanwhile matters, and guest memory is written by the device model only (through the dirty bitmap).
 
+mod bounce;
+mod file;
+mod lock;
+#[cfg(any(test, feature = "test-support"))]
+mod memory;
+mod open;
+mod plain;
+mod raw;
+mod slow_lane;
+#[cfg(test)]
+mod tests;
+mod uring;
+
 use std::io;
 use std::os::fd::BorrowedFd;
+
+#[cfg(any(test, feature = "test-support"))]
+pub use memory::{MemoryDisk, MemoryDiskControl};
+pub use open::OpenDiskError;
+pub use raw::{DiscardPolicy, DiskOptions, IoEngine, RawDisk};
 
 /// Offsets and lengths of requests are multiples of this (VIRTIO 1.x, 5.2.6), whatever the disk's
 /// logical block is.
@@ -28,7 +46,9 @@ pub trait DiskBackend: Send {
     /// Appends what completed since the last call.
     fn completed(&mut self, into: &mut Vec<DiskCompletion>);
 
-    /// Readable when [`completed`](Self::completed) may return something.
+    /// Readable when [`completed`](Self::completed) may return something. (Waiting for it may be
+    /// interrupted: the kernel finishes a thread's requests in that thread, and for that ends its
+    /// poll or epoll with `EINTR`.)
     fn readable(&self) -> BorrowedFd<'_>;
 
     /// Waits until nothing is in flight (for a cut). The completions are returned by
@@ -53,6 +73,34 @@ pub struct DiskGeometry {
     pub discard: bool,
     /// [`DiskRequest::WriteZeroes`] is cheaper than writing.
     pub write_zeroes: bool,
+}
+
+impl DiskGeometry {
+    /// Whether a request may go to this disk: within its end, whole sectors, and a change only if
+    /// the disk can be changed. Back ends check this; others may, to refuse early.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `ReadOnlyFilesystem`.
+    pub fn check(&self, request: &DiskRequest) -> io::Result<()> {
+        if self.read_only && request.changes() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        let Some((offset, length)) = request.range() else {
+            return Ok(());
+        };
+        let end = offset.checked_add(length);
+        let within = end.is_some_and(|end| end <= self.capacity_bytes);
+        if !within || !offset.is_multiple_of(SECTOR_BYTES) || !length.is_multiple_of(SECTOR_BYTES) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{length} bytes at {offset} are not whole sectors within the disk's {}",
+                    self.capacity_bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What to do with a disk.
@@ -91,6 +139,40 @@ pub enum DiskRequest {
         /// Whether its space may be given back.
         unmap: Unmap,
     },
+}
+
+impl DiskRequest {
+    /// Offset and length in bytes; none for a flush.
+    #[must_use]
+    pub fn range(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Read { offset, buffer } | Self::Write { offset, buffer } => {
+                Some((*offset, u64::try_from(buffer.len()).unwrap_or(u64::MAX)))
+            }
+            Self::Discard { offset, length } | Self::WriteZeroes { offset, length, .. } => {
+                Some((*offset, *length))
+            }
+            Self::Flush => None,
+        }
+    }
+
+    /// Whether it changes what the disk holds.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Discard { .. } | Self::WriteZeroes { .. } => true,
+            Self::Read { .. } | Self::Flush => false,
+        }
+    }
+
+    /// Its buffer, for a completion; empty if it has none.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        match self {
+            Self::Read { buffer, .. } | Self::Write { buffer, .. } => buffer,
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Whether zeroed space may be given back to the host.

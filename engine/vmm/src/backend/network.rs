@@ -55,7 +55,8 @@ pub trait NetworkBackend: Send {
     fn receive(&mut self, pair: usize, buffer: &mut [u8]) -> io::Result<Option<usize>>;
 
     /// Readable when [`receive`](Self::receive) from this pair may return something. `pair` must be
-    /// less than [`pairs`](Self::pairs).
+    /// less than [`pairs`](Self::pairs). To be waited for level-triggered: it may stay readable after
+    /// `receive` returned none.
     fn readable(&self, pair: usize) -> BorrowedFd<'_>;
 
     /// How many pairs of queues the outside has; at least one.
@@ -83,6 +84,9 @@ impl Offloads {
     /// Packets may be UDP over IPv4 or IPv6 to be cut (`HOST_USO`, `GUEST_USO4` and `GUEST_USO6`).
     pub const USO: Self = Self(1 << 4);
 
+    /// All of them.
+    pub const ALL: Self = Self(0x1f);
+
     const NAMES: [(Self, &'static str); 5] = [
         (Self::CHECKSUM, "checksum"),
         (Self::TSO4, "TSO4"),
@@ -101,6 +105,12 @@ impl Offloads {
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What is in this and not in `other`.
+    #[must_use]
+    pub const fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` is in this.
