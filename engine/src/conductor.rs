@@ -35,14 +35,14 @@ use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
 use kemari_replication::wire::VmIdentity;
-use kemari_vmm::backend::Backends;
 use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
 use crate::link::active::{LinkEvent, LinkId};
 use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
-use crate::outputs::{InputSlot, Interface, Outputs, TappedNetwork};
+use crate::attachments::Attachments;
+use crate::outputs::{InputSlot, Outputs};
 use crate::record::LicenceFile;
 use capture::Capture;
 use finish::Finish;
@@ -84,6 +84,7 @@ pub struct Conductor {
     node: NodeName,
     machine: Machine,
     machine_number: u64,
+    attachments: Attachments,
     outputs: Arc<Outputs>,
     input_slot: InputSlot,
     endpoint: Option<Endpoint>,
@@ -123,8 +124,8 @@ pub struct Setup {
     pub node: NodeName,
     /// The queue's two ends.
     pub queue: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
-    /// The guest's network interfaces, in the description's order.
-    pub interfaces: Vec<Arc<Interface>>,
+    /// What the guest is connected to.
+    pub attachments: Attachments,
 }
 
 impl Conductor {
@@ -135,12 +136,12 @@ impl Conductor {
             machine: machine_config,
             node,
             queue: (sender, inputs),
-            interfaces,
+            attachments,
         } = setup;
         let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
-        let outputs = Outputs::new(queue_bytes, interfaces, sender.clone());
-        let machine = new_machine(&machine_config, &outputs, &sender, 0)?;
-        let input_slot = InputSlot::new(machine.console_input());
+        let outputs = Outputs::new(queue_bytes, attachments.interfaces(), sender.clone());
+        let machine = new_machine(&machine_config, &attachments, &outputs, &sender, 0)?;
+        let input_slot = InputSlot::new(machine.console_input(), attachments.console().cloned());
         let statistics = Statistics::default();
         let (status, status_watch) = watch::channel(ReplicaStatus {
             vm: config.vm.name.clone(),
@@ -170,6 +171,7 @@ impl Conductor {
             node,
             machine,
             machine_number: 0,
+            attachments,
             outputs,
             input_slot,
             endpoint: None,
@@ -359,6 +361,7 @@ impl Conductor {
         self.machine_number += 1;
         self.machine = new_machine(
             &self.machine_config,
+            &self.attachments,
             &self.outputs,
             &self.sender,
             self.machine_number,
@@ -370,6 +373,7 @@ impl Conductor {
 
 fn new_machine(
     config: &MachineConfig,
+    attachments: &Attachments,
     outputs: &Arc<Outputs>,
     inputs: &mpsc::Sender<Input>,
     number: u64,
@@ -383,17 +387,12 @@ fn new_machine(
             }
         }
     });
-    let machine = Machine::new(config.clone(), backends(outputs), events)?;
+    let backends = attachments
+        .backends(outputs)
+        .map_err(CreateMachineError::Devices)?;
+    let machine = Machine::new(config.clone(), backends, events)?;
     outputs.wake_through(machine.run_gate());
     Ok(machine)
-}
-
-/// The machine's back ends, each behind the event-tap.
-fn backends(outputs: &Arc<Outputs>) -> Backends {
-    let serial: Arc<Outputs> = Arc::clone(outputs);
-    let mut backends = Backends::new(serial);
-    let _ = &mut backends;
-    backends
 }
 
 /// What keeps two machines from being replicas of one VM. Small differences (a TSC calibrated anew

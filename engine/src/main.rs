@@ -15,9 +15,11 @@
 //! order. The data path never crosses the async runtime.
 #![forbid(unsafe_code)]
 
+mod attachments;
 mod clock;
 mod conductor;
 mod control;
+mod disk;
 mod exit;
 mod link;
 mod machine_config;

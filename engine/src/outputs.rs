@@ -16,9 +16,11 @@ mod console_input;
 mod console_outlet;
 mod gate;
 mod network;
+mod virtio_console;
 
 pub use carrier::start as start_carrier;
 pub use console_input::InputSlot;
 pub use console_outlet::Origin;
 pub use gate::Outputs;
 pub use network::{Interface, TappedNetwork};
+pub use virtio_console::{TappedConsole, TypedInput};

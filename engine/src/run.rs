@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::RunArguments;
+use crate::attachments::Attachments;
 use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
@@ -210,12 +211,14 @@ async fn supervise(
     let inputs = queue.0.clone();
     let listen = config.replication_address(&node).to_string();
     tracing::info!(vm = %vm, node = %node, "{config}");
+    let attachments = Attachments::open(&config)
+        .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
     let (mut conductor, handle) = Conductor::new(Setup {
         config,
         machine,
         node: node.clone(),
         queue,
-        interfaces: Vec::new(),
+        attachments,
     })
     .map_err(|error| creation(&error))?;
     if let Some(record) = record {

@@ -196,6 +196,7 @@ impl Conductor {
         self.outputs.replace(tap);
         self.tell_gate(LicenceEvent::SoloGranted { generation });
         self.role = Role::Active;
+        self.attachments.take_over();
         self.running = true;
         self.in_sync = false;
         self.peer = None;
@@ -209,6 +210,14 @@ impl Conductor {
         self.needs_active("only an active guest can be replicated")?;
         if self.finish.is_some() {
             return Err(Refusal::Ending);
+        }
+        if self.attachments.has_writable_disk() {
+            return Err(Refusal::Failed(
+                "The guest has a disk it can write to, and disks are not replicated yet: a passive \
+                 replica could not run from what it receives. Make the disk read-only, or keep the \
+                 guest unprotected"
+                    .into(),
+            ));
         }
         match self.link.address() {
             Some(current) if *current == address => {

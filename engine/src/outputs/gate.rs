@@ -12,6 +12,7 @@ use kemari_replication::gate::OutputGate;
 use kemari_replication::licence::Permission;
 use kemari_replication::{NetworkPort, OutputKind};
 use kemari_vmm::{ConsoleOutput, RunGate};
+use nix::sys::eventfd::EventFd;
 
 use crate::clock;
 use crate::conductor::Input;
@@ -35,6 +36,8 @@ struct Inner {
     run_gate: Option<RunGate>,
     /// Interfaces whose device found no room and waits.
     starved: [bool; NetworkPort::COUNT],
+    /// The virtio console found no room and waits to be told by this.
+    console_waits: Option<Arc<EventFd>>,
 }
 
 /// The outputs of one replica.
@@ -76,6 +79,7 @@ impl Outputs {
             waits_at: None,
             run_gate: None,
             starved: [false; NetworkPort::COUNT],
+            console_waits: None,
         };
         Arc::new(Self {
             inner: Mutex::new(inner),
@@ -181,6 +185,9 @@ impl Outputs {
             if let Some(gate) = inner.waits_at.take() {
                 gate.wake();
             }
+            if let Some(room) = inner.console_waits.take() {
+                let _ = room.write(1);
+            }
             for (starved, interface) in inner.starved.iter_mut().zip(&self.interfaces) {
                 if std::mem::take(starved) {
                     interface.tell_room();
@@ -230,6 +237,14 @@ impl Outputs {
             *starved = !room;
         }
         room
+    }
+
+    /// Virtio console: whether it may write; if not, `room` is made readable when it may.
+    pub(super) fn has_room_for_console(&self, room: &Arc<EventFd>) -> bool {
+        let mut inner = self.lock();
+        let has = inner.gate.tap().has_room();
+        inner.console_waits = (!has).then(|| Arc::clone(room));
+        has
     }
 
     fn queue(&self, mut inner: MutexGuard<'_, Inner>, kind: OutputKind, bytes: &[u8]) {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kemari_replication::NetworkPort;
-use kemari_vmm::backend::{NetworkBackend, Offloads};
+use kemari_vmm::backend::{MacAddress, NetworkBackend, Offloads, announcement};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -72,6 +72,12 @@ impl Interface {
             let _ = poll(&mut wait, PollTimeout::from(ROOM_MS_MAX));
         }
         outside.transmit(packet);
+    }
+
+    /// Tells the network where the guest with this address is now. The kernel repeats nothing of
+    /// this; switches learn from the guest's own packets too.
+    pub fn announce(&self, mac: MacAddress) {
+        self.send(&announcement(mac));
     }
 
     /// Throws away what has come in: it was meant for the replica that was active before.

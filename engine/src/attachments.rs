@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the guest is connected to on this host: TAP devices and disks, opened once for the life of
+//! the engine, so that a new machine after a demotion finds them as they were.
+
+use std::io;
+use std::sync::Arc;
+
+use kemari_api::config::{DiskIo, DiskSection, NetworkSection, VmConfig};
+use kemari_api::VmName;
+use kemari_replication::NetworkPort;
+use kemari_vmm::backend::{
+    Backends, DiscardPolicy, DiskAttachment, DiskOptions, DiskSerial, DiskSerialError, IoEngine,
+    MacAddress, MacAddressError, NetworkAttachment, OpenDiskError, OpenTapError, RawDisk, Tap,
+    TapOptions,
+};
+use thiserror::Error;
+
+use crate::disk::SharedDisk;
+use crate::outputs::{Interface, Outputs, TappedConsole, TappedNetwork, TypedInput};
+
+/// Something the description names could not be opened.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// A network interface's TAP.
+    #[error("Network \"{id}\"")]
+    Tap {
+        /// The interface in the description.
+        id: String,
+        /// Why.
+        #[source]
+        source: OpenTapError,
+    },
+    /// A disk.
+    #[error("Disk \"{id}\"")]
+    Disk {
+        /// The disk in the description.
+        id: String,
+        /// Why.
+        #[source]
+        source: OpenDiskError,
+    },
+    /// An address that no interface can have.
+    #[error("Network \"{id}\"")]
+    Mac {
+        /// The interface in the description.
+        id: String,
+        /// Why.
+        #[source]
+        source: MacAddressError,
+    },
+    /// A serial number that no disk can have.
+    #[error("Disk \"{id}\"")]
+    Serial {
+        /// The disk in the description.
+        id: String,
+        /// Why.
+        #[source]
+        source: DiskSerialError,
+    },
+    /// The process has no more file descriptors.
+    #[error("Cannot attach \"{id}\"")]
+    Descriptors {
+        /// The device in the description.
+        id: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One network interface.
+#[derive(Debug)]
+struct Plug {
+    port: NetworkPort,
+    mac: MacAddress,
+    mtu: Option<u16>,
+    interface: Arc<Interface>,
+}
+
+/// One disk.
+#[derive(Debug)]
+struct Platter {
+    serial: DiskSerial,
+    disk: SharedDisk,
+}
+
+/// Everything that was opened.
+#[derive(Debug)]
+pub struct Attachments {
+    plugs: Vec<Plug>,
+    platters: Vec<Platter>,
+    console: Option<TypedInput>,
+}
+
+impl Attachments {
+    /// Opens what the description names.
+    ///
+    /// # Errors
+    /// Something is not there, not permitted, or in use.
+    pub fn open(config: &VmConfig) -> Result<Self, AttachError> {
+        let plugs = config
+            .network
+            .iter()
+            .zip(0..)
+            .filter_map(|(section, number)| Some((section, NetworkPort::new(number)?)))
+            .map(|(section, port)| plug(&config.vm.name, section, port))
+            .collect::<Result<_, _>>()?;
+        let platters = config
+            .disk
+            .iter()
+            .map(platter)
+            .collect::<Result<_, _>>()?;
+        let console = config
+            .console
+            .virtio
+            .then(TypedInput::new)
+            .transpose()
+            .map_err(|source| AttachError::Descriptors {
+                id: "console".to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            plugs,
+            platters,
+            console,
+        })
+    }
+
+    /// The interfaces, by port.
+    pub fn interfaces(&self) -> Vec<Arc<Interface>> {
+        self.plugs
+            .iter()
+            .map(|plug| Arc::clone(&plug.interface))
+            .collect()
+    }
+
+    /// Where typed bytes go when there is a virtio console.
+    pub fn console(&self) -> Option<&TypedInput> {
+        self.console.as_ref()
+    }
+
+    /// Whether the guest can write to a disk.
+    pub fn has_writable_disk(&self) -> bool {
+        self.platters
+            .iter()
+            .any(|platter| !platter.disk.is_read_only())
+    }
+
+    /// The back ends for a machine, each network behind the event-tap.
+    ///
+    /// # Errors
+    /// The process has no more file descriptors.
+    pub fn backends(&self, outputs: &Arc<Outputs>) -> io::Result<Backends> {
+        let serial: Arc<Outputs> = Arc::clone(outputs);
+        let mut backends = Backends::new(serial);
+        if let Some(typed) = &self.console {
+            let console = TappedConsole::new(Arc::clone(outputs), typed.clone())?;
+            backends.console = Some(Box::new(console));
+        }
+        for plug in &self.plugs {
+            let interface = Arc::clone(&plug.interface);
+            backends.networks.push(NetworkAttachment {
+                mac: plug.mac,
+                mtu: plug.mtu,
+                backend: Box::new(TappedNetwork::new(
+                    plug.port,
+                    interface,
+                    Arc::clone(outputs),
+                )),
+            });
+        }
+        for platter in &self.platters {
+            backends.disks.push(DiskAttachment {
+                serial: platter.serial.clone(),
+                backend: Box::new(platter.disk.clone()),
+            });
+        }
+        Ok(backends)
+    }
+
+    /// This replica becomes the active one: what came in before was for another, and the network
+    /// learns where the guest is now.
+    pub fn take_over(&self) {
+        for plug in &self.plugs {
+            plug.interface.flush();
+            plug.interface.announce(plug.mac);
+        }
+    }
+}
+
+fn plug(vm: &VmName, section: &NetworkSection, port: NetworkPort) -> Result<Plug, AttachError> {
+    let id = || section.id.to_string();
+    let pairs = usize::try_from(section.queues.get()).unwrap_or(1);
+    let mtu = section.mtu.map(kemari_api::config::Mtu::get);
+    let tap = Tap::open(&TapOptions {
+        name: section.tap(vm).to_string(),
+        pairs,
+        mtu,
+        bridge: section.bridge().map(ToString::to_string),
+    })
+    .map_err(|source| AttachError::Tap { id: id(), source })?;
+    let mac = MacAddress::new(section.mac(vm).octets())
+        .map_err(|source| AttachError::Mac { id: id(), source })?;
+    let interface = Interface::new(Box::new(tap))
+        .map_err(|source| AttachError::Descriptors { id: id(), source })?;
+    Ok(Plug {
+        port,
+        mac,
+        mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
+        interface: Arc::new(interface),
+    })
+}
+
+fn platter(section: &DiskSection) -> Result<Platter, AttachError> {
+    let id = || section.id.to_string();
+    let options = DiskOptions {
+        read_only: section.read_only,
+        direct: section.direct,
+        discard: if section.discard {
+            DiscardPolicy::FreeSpace
+        } else {
+            DiscardPolicy::Keep
+        },
+        engine: match section.io {
+            DiskIo::Auto => IoEngine::Auto,
+            DiskIo::Uring => IoEngine::Uring,
+            DiskIo::Plain => IoEngine::Plain,
+        },
+    };
+    let disk = RawDisk::open(section.path.as_path(), options)
+        .map_err(|source| AttachError::Disk { id: id(), source })?;
+    let serial = DiskSerial::new(section.serial().as_str())
+        .map_err(|source| AttachError::Serial { id: id(), source })?;
+    let disk = SharedDisk::new(Box::new(disk))
+        .map_err(|source| AttachError::Descriptors { id: id(), source })?;
+    Ok(Platter { serial, disk })
+}
