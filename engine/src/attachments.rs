@@ -5,8 +5,8 @@
 use std::io;
 use std::sync::Arc;
 
-use kemari_api::config::{DiskIo, DiskSection, NetworkSection, VmConfig};
 use kemari_api::VmName;
+use kemari_api::config::{DiskIo, DiskSection, NetworkSection, VmConfig};
 use kemari_replication::NetworkPort;
 use kemari_vmm::backend::{
     Backends, DiscardPolicy, DiskAttachment, DiskOptions, DiskSerial, DiskSerialError, IoEngine,
@@ -105,11 +105,7 @@ impl Attachments {
             .filter_map(|(section, number)| Some((section, NetworkPort::new(number)?)))
             .map(|(section, port)| plug(&config.vm.name, section, port))
             .collect::<Result<_, _>>()?;
-        let platters = config
-            .disk
-            .iter()
-            .map(platter)
-            .collect::<Result<_, _>>()?;
+        let platters = config.disk.iter().map(platter).collect::<Result<_, _>>()?;
         let console = config
             .console
             .virtio

@@ -20,6 +20,7 @@
 mod capture;
 mod command;
 mod finish;
+mod migration;
 mod pair;
 mod roles;
 mod snapshot;
@@ -34,18 +35,19 @@ use kemari_api::{Epoch, Generation, Licence, NodeName, Role};
 use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
-use kemari_replication::wire::VmIdentity;
+use kemari_replication::wire::{Purpose, VmIdentity};
 use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig};
 use tokio::sync::{oneshot, watch};
 
+use crate::attachments::Attachments;
 use crate::clock;
 use crate::link::active::{LinkEvent, LinkId};
 use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
-use crate::attachments::Attachments;
 use crate::outputs::{InputSlot, Outputs};
 use crate::record::LicenceFile;
 use capture::Capture;
 use finish::Finish;
+use migration::Migration;
 use pair::{LinkState, Progress};
 use statistics::Statistics;
 
@@ -84,6 +86,9 @@ pub struct Conductor {
     node: NodeName,
     machine: Machine,
     machine_number: u64,
+    /// What callers of this replica may want.
+    waits_for: Purpose,
+    migration: Option<Migration>,
     attachments: Attachments,
     outputs: Arc<Outputs>,
     input_slot: InputSlot,
@@ -126,6 +131,8 @@ pub struct Setup {
     pub queue: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     /// What the guest is connected to.
     pub attachments: Attachments,
+    /// What callers of this replica may want.
+    pub waits_for: Purpose,
 }
 
 impl Conductor {
@@ -137,6 +144,7 @@ impl Conductor {
             node,
             queue: (sender, inputs),
             attachments,
+            waits_for,
         } = setup;
         let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
         let outputs = Outputs::new(queue_bytes, attachments.interfaces(), sender.clone());
@@ -171,6 +179,8 @@ impl Conductor {
             node,
             machine,
             machine_number: 0,
+            waits_for,
+            migration: None,
             attachments,
             outputs,
             input_slot,
@@ -222,6 +232,7 @@ impl Conductor {
             },
             ram: self.machine.memory(),
             silence_max: self.silence_max(),
+            purpose: self.waits_for,
         }
     }
 

@@ -60,7 +60,8 @@ struct RunArguments {
     config: PathBuf,
 
     /// Start without a guest and accept replication at kemari:tcp:ADDR:PORT;
-    /// `auto` stands for every address of this node and the port of the description.
+    /// `auto` stands for every address of this node and the port of the description. With
+    /// tcp:ADDR:PORT accept a live migration instead.
     #[arg(long, value_name = "ADDRESS")]
     incoming: Option<String>,
 

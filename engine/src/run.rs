@@ -12,6 +12,7 @@ use std::time::Duration;
 use kemari_api::config::{ConfigError, NamedFile, ReplicationAddress, VmConfig, shown};
 use kemari_api::replica::Promotion;
 use kemari_api::{Generation, NodeName, VmName};
+use kemari_replication::wire::Purpose;
 use kemari_vmm::{CreateMachineError, MachineConfig};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,7 +65,11 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
             Start::Boot
         }
     };
-    runtime.block_on(supervise(config, machine, node, start))
+    let purpose = arguments
+        .incoming
+        .as_deref()
+        .map_or(Purpose::Replication, waits_for);
+    runtime.block_on(supervise(config, machine, node, start, purpose))
 }
 
 /// How a replica begins.
@@ -147,6 +152,15 @@ fn host_name() -> Result<NodeName, Failure> {
     })
 }
 
+/// `tcp:` is a migration that comes once, as in QEMU; `kemari:tcp:` is replication.
+fn waits_for(incoming: &str) -> Purpose {
+    if incoming.starts_with("tcp:") {
+        Purpose::Migration
+    } else {
+        Purpose::Replication
+    }
+}
+
 fn listen_address(text: &str, config: &VmConfig) -> Result<ReplicationAddress, Failure> {
     if text == "auto" {
         return Ok(ReplicationAddress {
@@ -154,10 +168,14 @@ fn listen_address(text: &str, config: &VmConfig) -> Result<ReplicationAddress, F
             port: config.replication.port.number(),
         });
     }
-    text.parse().map_err(|error| {
+    let full = match waits_for(text) {
+        Purpose::Migration => format!("kemari:{text}"),
+        Purpose::Replication | Purpose::Snapshot => text.to_owned(),
+    };
+    full.parse().map_err(|error| {
         Failure::told(
             FailureKind::Configuration,
-            format!("--incoming: {error}, or auto"),
+            format!("--incoming: {error}, tcp:HOST:PORT for a migration, or auto"),
         )
     })
 }
@@ -197,6 +215,7 @@ async fn supervise(
     machine: MachineConfig,
     node: NodeName,
     start: Start,
+    waits_for: Purpose,
 ) -> Result<(), Failure> {
     let vm = config.vm.name.clone();
     let sink = config.console.output.clone();
@@ -219,6 +238,7 @@ async fn supervise(
         node: node.clone(),
         queue,
         attachments,
+        waits_for,
     })
     .map_err(|error| creation(&error))?;
     if let Some(record) = record {

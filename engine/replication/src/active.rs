@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicU64;
 use kemari_api::{Epoch, Generation, NodeName};
 
 use crate::protocol::ProtocolError;
-use crate::wire::{FrameHeader, Goodbye, PROTOCOL_VERSION, Refusal, VmIdentity};
+use crate::wire::{FrameHeader, Goodbye, PROTOCOL_VERSION, Purpose, Refusal, VmIdentity};
 
 pub use receiver::ActiveReceiver;
 pub use sender::{ActiveSender, Base, BeginTransaction};
@@ -36,6 +36,8 @@ pub struct ActiveConfig {
     pub identity: VmIdentity,
     /// This node.
     pub node: NodeName,
+    /// What the session is for.
+    pub purpose: Purpose,
     /// The generation this replica holds the licence of.
     pub generation: Generation,
     /// The highest epoch for which a Commit was ever sent in this generation; 0 for none.

@@ -55,4 +55,6 @@ pub use frame::{FrameDecoder, FrameWriter};
 pub use header::{
     FrameHeader, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX, PROTOCOL_OLDEST, PROTOCOL_VERSION,
 };
-pub use message::{Begin, Commit, Goodbye, Held, Hello, HelloBody, Refusal, VmIdentity, Welcome};
+pub use message::{
+    Begin, Commit, Goodbye, Held, Hello, HelloBody, Purpose, Refusal, VmIdentity, Welcome,
+};

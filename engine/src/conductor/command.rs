@@ -26,6 +26,8 @@ pub enum Request {
     },
     /// End being active, handing over to an in-sync peer.
     Demote,
+    /// Move the guest once to the engine at this address; answered when it runs there.
+    Migrate(ReplicationAddress),
     /// Replicate to this address; answered when the attempt has begun.
     Protect(ReplicationAddress),
     /// Let outputs out without a passive replica.

@@ -32,6 +32,8 @@ pub struct Finish {
 #[derive(Debug)]
 enum Purpose {
     Demote(oneshot::Sender<Answer>),
+    /// Another engine goes on with the guest.
+    Migrate,
     PowerOff,
     /// Powered off, and the peer was told; its answer is waited for, since a peer that has not
     /// heard would go on with the guest when this process ends.
@@ -43,6 +45,15 @@ impl Finish {
     pub fn demote(reply: oneshot::Sender<Answer>) -> Self {
         Self {
             purpose: Purpose::Demote(reply),
+            last: None,
+            deadline: Duration::MAX,
+        }
+    }
+
+    /// The guest moves to another engine.
+    pub fn migrate() -> Self {
+        Self {
+            purpose: Purpose::Migrate,
             last: None,
             deadline: Duration::MAX,
         }
@@ -88,8 +99,11 @@ impl Conductor {
             self.end = Some(End::Failed(text));
             return;
         }
+        if let Some(migration) = &mut self.migration {
+            migration.stops();
+        }
         finish.deadline = clock::now() + self.finish_patience();
-        if self.is_paired() {
+        if self.is_paired() || matches!(finish.purpose, Purpose::Migrate) {
             self.finish = Some(finish);
             let carry = self.carry();
             let last = self.cut_and_send(carry);
@@ -164,6 +178,7 @@ impl Conductor {
                 self.publish();
                 let _ = reply.send(answer);
             }
+            Purpose::Migrate => self.migrated(handed_over),
             Purpose::PowerOff | Purpose::Dissolve => self.end = Some(End::PowerOff),
         }
     }

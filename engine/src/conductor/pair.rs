@@ -15,12 +15,12 @@ use kemari_replication::event_tap::Carry;
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::page::PAGE_BYTES;
 use kemari_replication::trigger::{Decision, TriggerInput};
-use kemari_replication::wire::{Goodbye, Refusal as PeerRefusal};
+use kemari_replication::wire::{Goodbye, Purpose, Refusal as PeerRefusal};
 use kemari_vmm::{DirtyPages, PageIndex};
 
 use super::capture::Cut;
 use super::finish::Finish;
-use super::{Conductor, End};
+use super::{Conductor, End, Refusal};
 use crate::clock;
 use crate::link::LinkError;
 use crate::link::active::{self, Link, LinkEvent, LinkId};
@@ -86,6 +86,8 @@ enum Phase {
     Copying {
         rest: VecDeque<PageIndex>,
         round: u32,
+        /// Pages this round began with.
+        of: usize,
     },
     /// The next checkpoint builds on this.
     Checkpoints { base: Base },
@@ -113,6 +115,11 @@ impl Conductor {
         let config = ActiveConfig {
             identity: self.identity(),
             node: self.node.clone(),
+            purpose: if self.migration.is_some() {
+                Purpose::Migration
+            } else {
+                Purpose::Replication
+            },
             generation: self.generation,
             sent: self.progress.sent,
             acked: self.progress.acked,
@@ -214,10 +221,14 @@ impl Conductor {
         }
         self.statistics.copying(true);
         self.detail = "copying memory to the passive replica".into();
-        let rest = (0..self.machine.memory().page_count())
+        let rest: VecDeque<_> = (0..self.machine.memory().page_count())
             .map(PageIndex)
             .collect();
-        Some(Phase::Copying { rest, round: 1 })
+        Some(Phase::Copying {
+            of: rest.len(),
+            rest,
+            round: 1,
+        })
     }
 
     /// Everything that is due: copy, checkpoint, sign of life, another attempt.
@@ -294,7 +305,7 @@ impl Conductor {
         let LinkState::Up(pair) = &mut self.link else {
             return;
         };
-        let Phase::Copying { rest, round } = &mut pair.phase else {
+        let Phase::Copying { rest, round, .. } = &mut pair.phase else {
             return;
         };
         if pair.link.waiting_bytes() >= COPY_AHEAD_BYTES {
@@ -316,6 +327,19 @@ impl Conductor {
         self.statistics.sent(frames.len());
         pair.link.send(frames);
         pair.last_sent = clock::now();
+        self.show_copy();
+    }
+
+    /// How far the copy is, in the status, a percent at a time.
+    fn show_copy(&mut self) {
+        let LinkState::Up(pair) = &self.link else {
+            return;
+        };
+        let Phase::Copying { rest, round, of } = &pair.phase else {
+            return;
+        };
+        let percent = (of - rest.len()) * 100 / (*of).max(1);
+        self.detail = format!("copying memory to the other replica: {percent} % of round {round}");
     }
 
     fn next_round(&mut self, round: u32) {
@@ -333,6 +357,7 @@ impl Conductor {
             pair.phase = Phase::Copying {
                 rest: dirty.iter().collect(),
                 round: round + 1,
+                of: dirty.len(),
             };
             return;
         }
@@ -351,6 +376,10 @@ impl Conductor {
                 return;
             }
             self.tell_gate(LicenceEvent::PairedRecorded);
+        }
+        if self.migration.is_some() {
+            // The first checkpoint is the last: the guest stands still until it runs elsewhere.
+            return self.begin_finish(Finish::migrate());
         }
         self.cut_and_send(Carry::Undelivered);
     }
@@ -530,6 +559,11 @@ impl Conductor {
     }
 
     fn lost_before_pairing(&mut self, error: &LinkError) {
+        if let Some(migration) = self.migration.take() {
+            migration.answer(Err(Refusal::Failed(format!(
+                "The migration failed: {error}"
+            ))));
+        }
         let detail = format!("not replicating: {error}");
         // The agent tries again every second; only news is worth a warning.
         if detail == self.detail {

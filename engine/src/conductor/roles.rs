@@ -27,6 +27,7 @@ impl Conductor {
     pub(super) fn request(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let answer = match request {
             Request::Demote => return self.demote(reply),
+            Request::Migrate(address) => return self.migrate(address, reply),
             Request::Promote {
                 how: Promotion::TakeOver,
                 generation,
@@ -408,6 +409,11 @@ impl Conductor {
             }
             PassiveEvent::Copying => self.in_sync = false,
             PassiveEvent::Committed(epoch) => self.committed(epoch),
+            PassiveEvent::Goodbye(Goodbye::Migrated { generation, .. }) => {
+                if let Err(refusal) = self.take_over(generation) {
+                    tracing::error!(vm = %self.config.vm.name, %generation, "the migrated guest cannot run here: {refusal}");
+                }
+            }
             PassiveEvent::Goodbye(Goodbye::Unprotected) => {
                 self.lose_state("the active replica ended the pair; waiting");
             }

@@ -15,7 +15,7 @@ use kemari_replication::active::{
 };
 use kemari_replication::event_tap::{Carry, ClosedEpoch};
 use kemari_replication::licence::Licence;
-use kemari_replication::wire::Goodbye;
+use kemari_replication::wire::{Goodbye, Purpose};
 use kemari_vmm::PageIndex;
 
 use super::finish::DRAIN;
@@ -84,6 +84,7 @@ impl Conductor {
         ActiveConfig {
             identity: self.identity(),
             node: self.node.clone(),
+            purpose: Purpose::Snapshot,
             generation: self.generation,
             sent: Epoch::default(),
             acked: Epoch::default(),

@@ -38,6 +38,8 @@ pub struct Figures {
     pub last_pages: u64,
     /// Guest stopped: median and 99th percentile over the last checkpoints.
     pub pause: [Duration; 2],
+    /// How long the guest stood still in its last migration from here.
+    pub blackout: Duration,
     /// From the end of an epoch to its commit: median and 99th percentile.
     pub commit: [Duration; 2],
 }
@@ -92,6 +94,11 @@ impl Statistics {
             inner.figures.checkpoints += 1;
             push(&mut inner.commits, since_cut);
         });
+    }
+
+    /// The guest left, and had stood still this long.
+    pub fn left(&self, blackout: Duration) {
+        self.with(|inner| inner.figures.blackout = blackout);
     }
 
     /// Why the last link ended; `None` forgets it when a new one begins.

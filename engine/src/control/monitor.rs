@@ -2,16 +2,19 @@
 //! The monitor: the words of the first Kemari, one command a line.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use kemari_api::config::ReplicationAddress;
 use kemari_api::replica::ReplicaStatus;
 use kemari_api::{Licence, Role};
 use thiserror::Error;
 
+use crate::clock;
 use crate::conductor::{ConductorHandle, Refusal, Request};
 
 const HELP: &str = "\
 migrate [-d] kemari:tcp:HOST:PORT  replicate this guest to a waiting engine (-d: return at once)
+migrate tcp:HOST:PORT              move this guest to an engine that waits with --incoming tcp:...
 info status                        role, licence, generation and epoch
 info migrate                       the replication in figures
 stop                               stop the guest's CPU
@@ -47,11 +50,21 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
         ["info", "status"] => return Ok(status(&conductor.status())),
         ["info", "migrate"] => return Ok(migration(conductor)),
         ["info", ..] => return Err(MonitorError::Usage("info status | info migrate")),
+        ["migrate", address] if address.starts_with("tcp:") => {
+            let begun = clock::now();
+            let address = parse(&format!("kemari:{address}"))?;
+            conductor.ask(Request::Migrate(address)).await?;
+            return Ok(migrated(conductor, clock::now().saturating_sub(begun)));
+        }
         ["migrate", "-d", address] => Request::Protect(parse(address)?),
         ["migrate", address] if !address.starts_with('-') => {
             return migrate_and_wait(conductor, parse(address)?).await;
         }
-        ["migrate", ..] => return Err(MonitorError::Usage("migrate [-d] kemari:tcp:HOST:PORT")),
+        ["migrate", ..] => {
+            return Err(MonitorError::Usage(
+                "migrate [-d] kemari:tcp:HOST:PORT | migrate tcp:HOST:PORT",
+            ));
+        }
         ["stop"] => Request::Stop,
         ["cont"] => Request::Continue,
         ["system_powerdown"] => Request::PowerButton,
@@ -113,6 +126,19 @@ fn status(status: &ReplicaStatus) -> String {
             &status.peer
         },
         status.detail,
+    )
+}
+
+/// What a migration took, for whoever waited for it.
+fn migrated(conductor: &ConductorHandle, took: Duration) -> String {
+    let figures = conductor.statistics().figures();
+    let stopped = figures.blackout;
+    format!(
+        "migrated in {} ms; {} KiB sent; the guest stood still for {} ms until its right was handed \
+         over\n",
+        took.as_millis(),
+        figures.sent_bytes / 1024,
+        stopped.as_millis()
     )
 }
 

@@ -17,7 +17,7 @@ use kemari_replication::page::{PAGE_BYTES, PageContent, PageIndex};
 use kemari_replication::passive::{
     Call, Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
 };
-use kemari_replication::wire::{Goodbye, Refusal};
+use kemari_replication::wire::{Goodbye, Purpose, Refusal};
 use kemari_vmm::{GuestRam, MachineState};
 
 use super::{COPY_PATIENCE, FrameReader, LinkError};
@@ -65,6 +65,8 @@ pub struct Receiving {
     pub ram: GuestRam,
     /// Silence after which the other replica counts as out of reach.
     pub silence_max: Duration,
+    /// What callers may want.
+    pub purpose: Purpose,
 }
 
 /// What a caller meets.
@@ -277,6 +279,7 @@ struct Reception<'a> {
     server: &'a Server,
     ram: GuestRam,
     silence_max: Duration,
+    purpose: Purpose,
     session: PassiveSession,
     state: Option<MachineState>,
     stream: &'a TcpStream,
@@ -290,6 +293,7 @@ impl<'a> Reception<'a> {
             server,
             ram: receiving.ram,
             silence_max: receiving.silence_max,
+            purpose: receiving.purpose,
             session: PassiveSession::new(receiving.config, held.replica),
             state: held.state,
             stream,
@@ -319,6 +323,11 @@ impl<'a> Reception<'a> {
             let (header, payload) = reader.next()?;
             match self.session.on_frame(&header, payload)? {
                 PassiveAction::Continue => {}
+                PassiveAction::Answer(call) if call.purpose != self.purpose => {
+                    self.session
+                        .refuse(&mut self.frames, &other_purpose(self.purpose));
+                    return self.flush();
+                }
                 PassiveAction::Answer(call) => {
                     self.welcome(call)?;
                     reader.set_silence_max(self.silence_max * COPY_PATIENCE)?;
@@ -407,6 +416,23 @@ impl<'a> Reception<'a> {
     }
 }
 
+/// What a caller with another wish is told.
+fn other_purpose(ours: Purpose) -> Refusal {
+    let text = match ours {
+        Purpose::Migration => {
+            "it waits for a migration: use migrate tcp:HOST:PORT, or start it with --incoming \
+             kemari:tcp:ADDR:PORT for replication"
+        }
+        Purpose::Replication | Purpose::Snapshot => {
+            "it waits for replication: use migrate -d kemari:tcp:HOST:PORT, or start it with \
+             --incoming tcp:ADDR:PORT for a migration"
+        }
+    };
+    Refusal::NotWaiting {
+        text: text.to_owned(),
+    }
+}
+
 /// Reads a recorded session to its end and merges it into RAM, as if it had come over a link.
 ///
 /// # Errors
@@ -421,6 +447,9 @@ pub fn receive_recorded(file: std::fs::File, receiving: Receiving) -> Result<Hel
         let (header, payload) = reader.next()?;
         match session.on_frame(&header, payload)? {
             PassiveAction::Continue | PassiveAction::Alive => {}
+            PassiveAction::Answer(call) if call.purpose != Purpose::Snapshot => {
+                return Err(LinkError::Ended("it is no snapshot"));
+            }
             PassiveAction::Answer(_) => session.welcome(&mut answers),
             PassiveAction::Refuse(refusal) => return Err(LinkError::Refused(refusal)),
             PassiveAction::Copy(pages) => merge(&receiving.ram, pages)?,

@@ -102,6 +102,7 @@ impl ActiveSender {
         let body = HelloBody {
             identity: self.config.identity.clone(),
             node: self.config.node.clone(),
+            purpose: self.config.purpose,
         };
         self.writer
             .frame(out, FrameKind::Hello, Epoch::default(), |payload| {
@@ -309,7 +310,7 @@ impl ActiveSender {
     /// Before the Welcome, after another Goodbye, and for a handover inside a transaction.
     pub fn goodbye(&mut self, out: &mut Vec<u8>, goodbye: Goodbye) {
         self.assert_welcomed();
-        if let Goodbye::HandedOver { epoch } = goodbye {
+        if let Goodbye::HandedOver { epoch } | Goodbye::Migrated { epoch, .. } = goodbye {
             assert_eq!(
                 self.state,
                 State::Between { last: epoch },

@@ -5,7 +5,7 @@ use kemari_api::{Generation, NodeName};
 
 use super::checkpoint::{Checkpoint, PageBatch};
 use crate::page::RamLayout;
-use crate::wire::{Goodbye, Refusal, VmIdentity};
+use crate::wire::{Goodbye, Purpose, Refusal, VmIdentity};
 
 /// What a session of the passive side starts from.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct PassiveConfig {
 pub struct Call {
     /// Its node.
     pub node: NodeName,
+    /// What it wants.
+    pub purpose: Purpose,
     /// The generation it holds the licence of.
     pub generation: Generation,
 }

@@ -301,6 +301,7 @@ impl PassiveSession {
             };
             return Ok(PassiveAction::Answer(Call {
                 node: body.node,
+                purpose: body.purpose,
                 generation: header.generation,
             }));
         };

@@ -60,6 +60,19 @@ pub struct HelloBody {
     pub identity: VmIdentity,
     /// The active side's node.
     pub node: NodeName,
+    /// What it wants.
+    pub purpose: Purpose,
+}
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Purpose {
+    /// Continuous replication.
+    Replication,
+    /// Moving the guest once: the session ends with [`Goodbye::Migrated`].
+    Migration,
+    /// A snapshot in a file.
+    Snapshot,
 }
 
 /// Answer of the passive side. The header's version is the one both will speak.
@@ -155,6 +168,14 @@ pub enum Goodbye {
     Unprotected,
     /// Passive to active: I have recorded durably that I must never run from what I hold.
     Outdated,
+    /// Active to passive, in a session for a migration: the right to run is yours. The sender has
+    /// recorded durably that it has none any more.
+    Migrated {
+        /// The last committed epoch.
+        epoch: Epoch,
+        /// The generation of the right.
+        generation: Generation,
+    },
 }
 
 /// Start of a transaction.

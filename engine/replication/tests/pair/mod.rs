@@ -83,6 +83,7 @@ pub fn active(sent: u64, acked: u64) -> ActiveSession {
 
 fn active_of(generation: Generation, sent: u64, acked: u64) -> ActiveSession {
     ActiveSession::new(ActiveConfig {
+        purpose: kemari_replication::wire::Purpose::Replication,
         identity: identity(),
         node: "a".parse().expect("a valid name"),
         generation,
