@@ -34,7 +34,9 @@ use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
 use kemari_replication::wire::VmIdentity;
-use kemari_vmm::{BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize};
+use kemari_vmm::{
+    BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize, VcpuCount,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
@@ -362,12 +364,18 @@ impl Conductor {
 pub fn machine_config(config: &VmConfig) -> MachineConfig {
     let memory = MemorySize::from_mib(config.vm.memory_mib.get())
         .expect("the description allows only sizes that machines can have");
+    let vcpus = VcpuCount::new(config.vm.vcpus.get())
+        .expect("the description allows only numbers of vCPUs that machines can have");
     let boot = BootSource {
         kernel: config.boot.kernel.clone(),
         initrd: config.boot.initrd.clone(),
         cmdline: config.boot.cmdline.clone(),
     };
-    MachineConfig { memory, boot }
+    MachineConfig {
+        memory,
+        vcpus,
+        boot,
+    }
 }
 
 fn new_machine(

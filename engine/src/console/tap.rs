@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The event-tap of the serial console, shared by the vCPU, the sink and the conductor.
+//! The event-tap of the serial console, shared by the vCPUs, the sink and the conductor.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -27,7 +27,7 @@ struct Inner {
     incarnation: u64,
     /// The sink is writing something right now.
     writing: bool,
-    /// The vCPU found no room and waits at this gate.
+    /// A vCPU found no room and waits at this gate.
     waits_at: Option<RunGate>,
     run_gate: Option<RunGate>,
 }
@@ -72,7 +72,7 @@ impl Console {
         })
     }
 
-    /// The gate at which the vCPU of the machine there is now waits for room.
+    /// The gate at which vCPUs of the machine there is now wait for room.
     pub fn wake_through(&self, gate: RunGate) {
         self.lock().run_gate = Some(gate);
     }
@@ -202,7 +202,10 @@ impl ConsoleOutput for Console {
     fn has_room(&self) -> bool {
         let mut inner = self.lock();
         let room = inner.gate.tap().has_room();
-        inner.waits_at = if room { None } else { inner.run_gate.clone() };
+        // Never taken back here: another vCPU may be the one that waits.
+        if !room {
+            inner.waits_at = inner.run_gate.clone();
+        }
         room
     }
 }

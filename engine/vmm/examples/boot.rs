@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
-use kemari_vmm::{BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize};
+use kemari_vmm::{
+    BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize, VcpuCount,
+};
 
 /// Writes straight to standard output.
 struct Stdout;
@@ -52,6 +54,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mib = arguments.next().map_or(Ok(256), |text| text.parse())?;
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib)?,
+        vcpus: VcpuCount::ONE,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: initrd.map(PathBuf::from),

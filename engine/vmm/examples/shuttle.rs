@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use kemari_vmm::{
     BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MachineState, MemorySize,
-    PAGE_SIZE, PageIndex,
+    PAGE_SIZE, PageIndex, VcpuCount,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -62,6 +62,7 @@ fn main() -> Result<(), Failure> {
     };
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib.parse()?)?,
+        vcpus: VcpuCount::ONE,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: Some(PathBuf::from(initrd)).filter(|path| !path.as_os_str().is_empty()),

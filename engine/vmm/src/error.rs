@@ -4,7 +4,7 @@
 use thiserror::Error;
 use vmm_sys_util::errno;
 
-use crate::config::MemorySize;
+use crate::config::{MemorySize, VcpuCount};
 use crate::devices::RestoreDevicesError;
 use crate::ram::MapMemoryError;
 
@@ -47,23 +47,36 @@ pub enum CreateMachineError {
         /// Number of the register.
         index: u32,
     },
-    /// The vCPU thread could not be started.
-    #[error("Cannot start the vCPU thread")]
+    /// More vCPUs than KVM runs here.
+    #[error("KVM on this host runs at most {limit} vCPUs in a VM, not {count}: lower their number")]
+    TooManyVcpus {
+        /// The number asked for.
+        count: VcpuCount,
+        /// KVM's limit.
+        limit: usize,
+    },
+    /// A vCPU thread could not be started.
+    #[error("Cannot start a vCPU thread")]
     Thread(#[source] std::io::Error),
+    /// A vCPU thread did not come up.
+    #[error("The vCPU threads did not start")]
+    Stuck(#[source] PauseError),
     /// The new machine's first state could not be read.
     #[error("Cannot read the state of the new machine")]
     FirstState(#[source] SaveError),
 }
 
-/// The vCPU did not stop.
+/// A vCPU did not stop.
 #[derive(Debug, Error)]
 pub enum PauseError {
     /// It could not be told to.
-    #[error("Cannot signal the vCPU thread")]
+    #[error("Cannot signal a vCPU thread")]
     Kick(#[source] errno::Error),
     /// It did not park in time; the machine must be given up.
-    #[error("The vCPU did not stop within {seconds} s")]
+    #[error("vCPU {vcpu} did not stop within {seconds} s")]
     Stuck {
+        /// The first one that did not.
+        vcpu: usize,
         /// How long it was waited for.
         seconds: u64,
     },
@@ -90,6 +103,9 @@ pub enum SaveError {
         /// Number of the register.
         index: u32,
     },
+    /// A vCPU's thread did not do its part; this is a defect of this program.
+    #[error("A vCPU thread failed")]
+    ThreadFailed,
     /// More registers than one call can carry.
     #[error("Too many MSRs for one call")]
     TooManyMsrs,
@@ -115,7 +131,7 @@ pub enum RestoreError {
         /// vCPUs in the state.
         found: usize,
         /// vCPUs of this machine.
-        expected: usize,
+        expected: VcpuCount,
     },
     /// The state is that of a machine with another CPUID.
     #[error(
@@ -151,6 +167,9 @@ pub enum RestoreError {
         /// The refused value.
         value: u64,
     },
+    /// A vCPU's thread did not do its part; this is a defect of this program.
+    #[error("A vCPU thread failed")]
+    ThreadFailed,
     /// More registers than one call can carry.
     #[error("Too many MSRs for one call")]
     TooManyMsrs,

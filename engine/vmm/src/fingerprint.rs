@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::MemorySize;
+use crate::config::{MachineConfig, MemorySize, VcpuCount};
 use crate::cpuid::CpuidLeaf;
 use crate::devices::DEVICES;
 use crate::host::Host;
@@ -22,7 +22,7 @@ const UNSCALED_TSC_TOLERANCE_PPM: u64 = 10_000;
 pub struct MachineFingerprint {
     state_version: u32,
     memory: MemorySize,
-    vcpus: u32,
+    vcpus: VcpuCount,
     devices: Vec<String>,
     xsave_bytes: u64,
     sregs2: bool,
@@ -33,11 +33,11 @@ pub struct MachineFingerprint {
 }
 
 impl MachineFingerprint {
-    pub(crate) fn new(memory: MemorySize, host: &Host) -> Self {
+    pub(crate) fn new(config: &MachineConfig, host: &Host) -> Self {
         Self {
             state_version: STATE_VERSION,
-            memory,
-            vcpus: 1,
+            memory: config.memory,
+            vcpus: config.vcpus,
             devices: DEVICES.iter().map(|&device| device.to_owned()).collect(),
             xsave_bytes: host.xsave_bytes as u64,
             sregs2: host.sregs2,
@@ -128,7 +128,7 @@ mod tests {
         MachineFingerprint {
             state_version: 1,
             memory: MemorySize::from_mib(64).unwrap(),
-            vcpus: 1,
+            vcpus: VcpuCount::ONE,
             devices: vec!["serial16550/1".to_owned()],
             xsave_bytes: 4096,
             sregs2: true,

@@ -6,6 +6,7 @@ use std::fs::File;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
+use crate::config::VcpuCount;
 use crate::cpuid::{self, CpuidLeaf};
 use crate::error::CreateMachineError;
 use crate::{msrs, sys};
@@ -94,6 +95,15 @@ pub(crate) fn check_capabilities(kvm: &Kvm) -> Result<(), CreateMachineError> {
         Some((_, capability)) => Err(CreateMachineError::MissingCapability { capability }),
         None => Ok(()),
     }
+}
+
+/// Refuses more vCPUs than KVM runs in one VM.
+pub(crate) fn check_vcpus(kvm: &Kvm, count: VcpuCount) -> Result<(), CreateMachineError> {
+    let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
+    if usize::try_from(count.get()).is_ok_and(|count| count <= limit) {
+        return Ok(());
+    }
+    Err(CreateMachineError::TooManyVcpus { count, limit })
 }
 
 /// Some KVMs (kvm_pvm) accept an offset and ignore it: the guest reads the host's TSC.

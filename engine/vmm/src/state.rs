@@ -8,6 +8,7 @@
 
 pub(crate) mod chips;
 pub(crate) mod processor;
+pub(crate) mod tsc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -18,7 +19,7 @@ pub use chips::VmState;
 pub use processor::VcpuState;
 
 /// Version of the encoding; changes with every change of the state's meaning or layout.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 /// Longest encoded state that is accepted, in bytes. A vCPU needs 10 to 20 KB.
 pub const MAX_STATE_BYTES: usize = 16 << 20;
 
@@ -72,7 +73,7 @@ impl MachineState {
     /// The state as bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(32 << 10);
+        let mut bytes = Vec::with_capacity((self.vcpus.len() + 1) * (16 << 10));
         bytes.extend(MAGIC);
         bytes.extend(STATE_VERSION.to_le_bytes());
         postcard::to_extend(self, bytes)
