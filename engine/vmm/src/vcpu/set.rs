@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All vCPUs of a machine and their threads, as the machine sees them.
 //!
-//! State is read and written by the vCPUs' own threads at the same time: each vCPU costs some ten
-//! ioctls, and a vCPU touched by another thread moves its hardware context to that thread's CPU and
-//! back. The caller does the first vCPU's share itself, so that one vCPU needs no other thread.
+//! State is read and written by the vCPUs' own threads at the same time where the host has a CPU for
+//! each: a vCPU costs some ten ioctls, and one touched by another thread moves its hardware context to
+//! that thread's CPU and back. The caller does the first vCPU's share itself. Where vCPUs outnumber the
+//! host's CPUs, waking threads costs more than it saves, and the caller does all. (Measured on 2 busy
+//! CPUs, saving 8 vCPUs: by the caller median 0.5 ms and 99 % under 0.8 ms, by 8 threads 0.6 and 4.8.)
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,10 +37,28 @@ pub(crate) struct Outside {
     pub(crate) events: Sender<GuestEvent>,
 }
 
+/// Who reads and writes the vCPUs' states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    EachItsOwn,
+    CallerAll,
+}
+
+impl Share {
+    fn on_this_host(vcpus: VcpuCount) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        match usize::try_from(vcpus.get()) {
+            Ok(vcpus) if vcpus <= cpus => Self::EachItsOwn,
+            _ => Self::CallerAll,
+        }
+    }
+}
+
 /// Dropping it ends the threads.
 #[derive(Debug)]
 pub(crate) struct Vcpus {
     count: VcpuCount,
+    share: Share,
     host: Arc<Host>,
     gate: Arc<Gate>,
     threads: Vec<JoinHandle<()>>,
@@ -64,6 +84,7 @@ impl Vcpus {
         });
         let mut all = Self {
             count,
+            share: Share::on_this_host(count),
             host,
             gate: Arc::clone(&shared.gate),
             threads: Vec::with_capacity(vcpus.len()),
@@ -158,9 +179,22 @@ impl Vcpus {
         }
     }
 
-    /// Does the same on every vCPU, each on its own thread, and gives the results in order; `None`
-    /// when a thread failed to answer.
+    /// Does the same on every vCPU and gives the results in order; `None` when a thread failed to
+    /// answer.
     fn on_each<T: Send + 'static>(
+        &self,
+        job: impl Fn(VcpuIndex, &VcpuFd) -> T + Send + Sync + 'static,
+    ) -> Option<Vec<T>> {
+        match self.share {
+            Share::EachItsOwn => self.on_own_threads(job),
+            Share::CallerAll => {
+                let vcpus = self.count.indexes().zip(&self.vcpus);
+                Some(vcpus.map(|(index, vcpu)| job(index, &lock(vcpu))).collect())
+            }
+        }
+    }
+
+    fn on_own_threads<T: Send + 'static>(
         &self,
         job: impl Fn(VcpuIndex, &VcpuFd) -> T + Send + Sync + 'static,
     ) -> Option<Vec<T>> {
@@ -177,6 +211,7 @@ impl Vcpus {
         }
         drop(sender);
         let first = job(VcpuIndex::BOOT, &lock(self.vcpus.first()?));
+        // Ends when the last job is done or dropped.
         let mut results: Vec<_> = answers.into_iter().collect();
         results.push((VcpuIndex::BOOT.place(), first));
         results.sort_unstable_by_key(|(place, _)| *place);
