@@ -35,7 +35,8 @@ use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
 use kemari_replication::wire::VmIdentity;
 use kemari_vmm::{
-    BootSource, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize, VcpuCount,
+    BootSource, CpuModel, CreateMachineError, GuestEvent, Machine, MachineConfig, MemorySize,
+    VcpuCount,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -374,6 +375,7 @@ pub fn machine_config(config: &VmConfig) -> MachineConfig {
     MachineConfig {
         memory,
         vcpus,
+        cpu: CpuModel::Host,
         boot,
     }
 }

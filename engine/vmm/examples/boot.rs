@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
 use kemari_vmm::{
-    BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize, VcpuCount,
+    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemorySize, VcpuCount,
 };
 
 /// Writes straight to standard output.
@@ -56,6 +56,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib)?,
         vcpus: VcpuCount::new(vcpus)?,
+        cpu: CpuModel::Host,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: initrd.map(PathBuf::from),

@@ -12,8 +12,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use kemari_vmm::{
-    BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MachineState, MemorySize,
-    PAGE_SIZE, PageIndex, VcpuCount,
+    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MachineState,
+    MemorySize, PAGE_SIZE, PageIndex, VcpuCount,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -63,6 +63,7 @@ fn main() -> Result<(), Failure> {
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib.parse()?)?,
         vcpus: VcpuCount::new(vcpus.parse()?)?,
+        cpu: CpuModel::Host,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: Some(PathBuf::from(initrd)).filter(|path| !path.as_os_str().is_empty()),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a machine is made of, checked when built, not when used.
 
+mod cpu_model;
 mod vcpus;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use cpu_model::{CpuModel, UnknownCpuModel};
 pub(crate) use vcpus::VcpuIndex;
 pub use vcpus::{VcpuCount, VcpuCountOutOfRange};
 
@@ -97,6 +99,8 @@ pub struct MachineConfig {
     pub memory: MemorySize,
     /// Virtual CPUs.
     pub vcpus: VcpuCount,
+    /// What they look like to the guest.
+    pub cpu: CpuModel,
     /// Where the guest starts.
     pub boot: BootSource,
 }

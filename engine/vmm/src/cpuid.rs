@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The CPUID the guest sees, settled when the machine is made.
 //!
-//! First a model: what this host's KVM supports, cleaned ([`host_model`]). Then the topology
+//! First a model: what this host's KVM supports, cleaned ([`host_model`]), or a level that hosts of
+//! different models have in common ([`baseline`]). Then the topology
 //! ([`topology`]): what depends on the CPU this thread happens to run on gets fixed values for the number
 //! of vCPUs, and each vCPU its own ids. What is hashed and compared between hosts is the first vCPU's.
 
+mod baseline;
 mod brand;
+mod feature;
 mod host_model;
 mod topology;
+pub(crate) mod vendor;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::config::VcpuCount;
+use crate::config::{CpuModel, VcpuCount};
 use crate::error::CreateMachineError;
+use baseline::Level;
 pub(crate) use topology::of_vcpu;
 
 /// One CPUID leaf as the guest sees it.
@@ -37,20 +42,41 @@ pub struct CpuidLeaf {
     pub edx: u32,
 }
 
-/// The CPUID for a guest with so many vCPUs on this host, as its first vCPU sees it.
-pub(crate) fn of_host(kvm: &Kvm, vcpus: VcpuCount) -> Result<Vec<CpuidLeaf>, CreateMachineError> {
+/// The CPUID for a guest with such a CPU, so many times, on this host, as its first vCPU sees it.
+pub(crate) fn of_host(
+    kvm: &Kvm,
+    model: CpuModel,
+    vcpus: VcpuCount,
+) -> Result<Vec<CpuidLeaf>, CreateMachineError> {
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(CreateMachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
     let leaves = supported.as_slice().iter().map(CpuidLeaf::from).collect();
-    Ok(for_guest(leaves, vcpus))
+    for_guest(leaves, model, vcpus)
+        .map_err(|feature| CreateMachineError::CpuModel { model, feature })
 }
 
-fn for_guest(supported: Vec<CpuidLeaf>, vcpus: VcpuCount) -> Vec<CpuidLeaf> {
-    let mut leaves = host_model::leaves(supported);
+/// Fails with the name of the feature that the host lacks.
+fn for_guest(
+    supported: Vec<CpuidLeaf>,
+    model: CpuModel,
+    vcpus: VcpuCount,
+) -> Result<Vec<CpuidLeaf>, &'static str> {
+    let mut leaves = match model {
+        CpuModel::Host => host_model::leaves(supported),
+        CpuModel::X86_64V2 => of_level(&supported, Level::V2)?,
+        CpuModel::X86_64V3 => of_level(&supported, Level::V3)?,
+    };
     topology::set(&mut leaves, vcpus);
     leaves.sort_by_key(|leaf| (leaf.function, leaf.index));
-    leaves
+    Ok(leaves)
+}
+
+fn of_level(supported: &[CpuidLeaf], level: Level) -> Result<Vec<CpuidLeaf>, &'static str> {
+    match baseline::missing(supported, level) {
+        Some(feature) => Err(feature),
+        None => Ok(baseline::leaves(supported, level)),
+    }
 }
 
 /// In KVM's form.
@@ -148,7 +174,7 @@ mod tests {
                     leaf(0x1f, 0, [1, 2, 0x100, cpu]),
                     leaf(0x8000_001e, 0, [cpu, cpu, cpu, 0]),
                     leaf(0x8000_0026, 0, [1, 2, 0x100, cpu]),
-                ], vcpus)
+                ], CpuModel::Host, vcpus).unwrap()
             };
             prop_assert_eq!(on(0), on(cpu));
             prop_assert_eq!(hash(&on(0)), hash(&on(cpu)));

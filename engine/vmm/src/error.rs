@@ -4,7 +4,7 @@
 use thiserror::Error;
 use vmm_sys_util::errno;
 
-use crate::config::{MemorySize, VcpuCount};
+use crate::config::{CpuModel, MemorySize, VcpuCount};
 use crate::devices::RestoreDevicesError;
 use crate::ram::MapMemoryError;
 
@@ -46,6 +46,17 @@ pub enum CreateMachineError {
     UnreadableMsr {
         /// Number of the register.
         index: u32,
+    },
+    /// The host lacks a feature of the CPU the guest shall see.
+    #[error(
+        "This host cannot give its guests the CPU {model}: its KVM offers no {feature}; choose a lower \
+         level or \"host\", or use a host that has it"
+    )]
+    CpuModel {
+        /// The CPU asked for.
+        model: CpuModel,
+        /// What is not there.
+        feature: &'static str,
     },
     /// More vCPUs than KVM runs here.
     #[error("KVM on this host runs at most {limit} vCPUs in a VM, not {count}: lower their number")]
@@ -136,7 +147,7 @@ pub enum RestoreError {
     /// The state is that of a machine with another CPUID.
     #[error(
         "The state's guest saw another CPUID than this machine shows; both hosts need the same \
-         CPU model and kernel"
+         CPU model and kernel, or the VM a common level such as cpu = \"x86-64-v2\""
     )]
     Cpuid,
     /// The state's XSAVE area has another size.

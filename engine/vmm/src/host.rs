@@ -6,7 +6,7 @@ use std::fs::File;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
-use crate::config::VcpuCount;
+use crate::config::{CpuModel, VcpuCount};
 use crate::cpuid::{self, CpuidLeaf};
 use crate::error::CreateMachineError;
 use crate::{msrs, sys};
@@ -39,6 +39,7 @@ impl Host {
         kvm: &Kvm,
         vm: &VmFd,
         vcpu: &VcpuFd,
+        model: CpuModel,
         cpuid: Vec<CpuidLeaf>,
     ) -> Result<Self, CreateMachineError> {
         let xsave_bytes = usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
@@ -56,7 +57,7 @@ impl Host {
             tsc_khz: vcpu
                 .get_tsc_khz()
                 .map_err(CreateMachineError::kvm("KVM_GET_TSC_KHZ"))?,
-            msrs: msrs::of_host(kvm, vcpu)?,
+            msrs: msrs::of_host(kvm, vcpu, model)?,
             cpuid_hash: cpuid::hash(&cpuid),
             cpuid,
         })

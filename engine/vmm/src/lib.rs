@@ -7,12 +7,13 @@
 //! ```no_run
 //! # use std::sync::{Arc, mpsc};
 //! # use kemari_vmm::{
-//! #     BootSource, ConsoleOutput, Machine, MachineConfig, MemorySize, VcpuCount,
+//! #     BootSource, ConsoleOutput, CpuModel, Machine, MachineConfig, MemorySize, VcpuCount,
 //! # };
 //! # fn example(console: Arc<dyn ConsoleOutput>) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = MachineConfig {
 //!     memory: MemorySize::from_mib(256)?,
 //!     vcpus: VcpuCount::new(4)?,
+//!     cpu: CpuModel::Host,
 //!     boot: BootSource {
 //!         kernel: "/boot/vmlinuz".into(),
 //!         initrd: None,
@@ -90,7 +91,8 @@ mod vcpu;
 
 pub use boot::{BootError, check_boot};
 pub use config::{
-    BootSource, MachineConfig, MemorySize, MemorySizeOutOfRange, VcpuCount, VcpuCountOutOfRange,
+    BootSource, CpuModel, MachineConfig, MemorySize, MemorySizeOutOfRange, UnknownCpuModel,
+    VcpuCount, VcpuCountOutOfRange,
 };
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;

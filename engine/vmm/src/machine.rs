@@ -65,10 +65,10 @@ impl Machine {
         let vm = Arc::new(create_vm(&kvm)?);
         let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.clone())
             .map_err(CreateMachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-        let cpuid = cpuid::of_host(&kvm, config.vcpus)?;
+        let cpuid = cpuid::of_host(&kvm, config.cpu, config.vcpus)?;
         let boot_vcpu = create_vcpu(&vm, &cpuid, VcpuIndex::BOOT)?;
         // Before the other vCPUs: the probe plays with the time-stamp counter.
-        let host = Arc::new(Host::probe(&kvm, &vm, &boot_vcpu, cpuid)?);
+        let host = Arc::new(Host::probe(&kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);
         let devices = Arc::new(Mutex::new(Devices::new(&vm)));
         let outside = Outside {
             devices: Arc::clone(&devices),

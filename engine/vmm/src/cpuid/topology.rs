@@ -7,6 +7,7 @@
 use kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 
 use super::CpuidLeaf;
+use super::vendor::Vendor;
 use crate::config::{VcpuCount, VcpuIndex};
 
 /// Intel has this leaf, and KVM lets an AMD guest have it too.
@@ -14,7 +15,7 @@ const EXTENDED_TOPOLOGY: u32 = 0xb;
 
 /// Writes the topology that all vCPUs share, with the first one's ids.
 pub(super) fn set(leaves: &mut Vec<CpuidLeaf>, vcpus: VcpuCount) {
-    let amd = is_amd(leaves);
+    let amd = Vendor::of(leaves) == Vendor::Amd;
     for leaf in leaves.iter_mut() {
         match leaf.function {
             0x1 => set_package(leaf, vcpus),
@@ -34,7 +35,7 @@ pub(super) fn set(leaves: &mut Vec<CpuidLeaf>, vcpus: VcpuCount) {
 
 /// The leaves as one vCPU sees them: `leaves` with its ids.
 pub(crate) fn of_vcpu(leaves: &[CpuidLeaf], vcpu: VcpuIndex) -> Vec<CpuidLeaf> {
-    let amd = is_amd(leaves);
+    let amd = Vendor::of(leaves) == Vendor::Amd;
     let id = u32::from(vcpu.apic_id());
     let mut leaves = leaves.to_vec();
     for leaf in &mut leaves {
@@ -47,14 +48,6 @@ pub(crate) fn of_vcpu(leaves: &[CpuidLeaf], vcpu: VcpuIndex) -> Vec<CpuidLeaf> {
         }
     }
     leaves
-}
-
-fn is_amd(leaves: &[CpuidLeaf]) -> bool {
-    const AUTH: u32 = u32::from_le_bytes(*b"Auth");
-    const HYGON: u32 = u32::from_le_bytes(*b"Hygo");
-    leaves
-        .iter()
-        .any(|leaf| leaf.function == 0 && matches!(leaf.ebx, AUTH | HYGON))
 }
 
 /// Room for ids in the package, and whether it means anything ("hyper-threading"). The brand index

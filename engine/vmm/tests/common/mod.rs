@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use kemari_vmm::{
-    BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE,
+    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE,
     PageIndex, VcpuCount,
 };
 
@@ -156,7 +156,8 @@ impl Bench {
         })
     }
 
-    fn with_config(config: MachineConfig) -> Self {
+    /// A machine as described.
+    pub fn with_config(config: MachineConfig) -> Self {
         let console = Recorder::new();
         let (sender, events) = channel();
         let output: Arc<dyn ConsoleOutput> = Arc::clone(&console) as _;
@@ -205,6 +206,7 @@ pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
     MachineConfig {
         memory: MemorySize::from_mib(mib).unwrap(),
         vcpus: VcpuCount::ONE,
+        cpu: CpuModel::Host,
         boot: BootSource {
             kernel: kernel.to_owned(),
             initrd: None,
