@@ -262,6 +262,11 @@ impl Machine {
         RunGate(Arc::clone(self.vcpus.gate()))
     }
 
+    #[cfg(test)]
+    pub(crate) fn vcpus(&mut self) -> &mut Vcpus {
+        &mut self.vcpus
+    }
+
     fn lock_devices(&self) -> MutexGuard<'_, Devices> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }

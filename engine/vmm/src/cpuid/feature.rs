@@ -62,10 +62,10 @@ const fn of(place: Place, bit: u32, name: &'static str) -> Feature {
     Feature { name, place, bit }
 }
 
-/// What every 64-bit CPU has, and a 64-bit Linux expects; machine checks are hidden.
+/// What every 64-bit CPU has, and a 64-bit Linux expects; machine checks are hidden, and the 8086 mode's
+/// extension, which QEMU's emulation lacks, is of no use to it.
 pub(super) const V1: &[Feature] = &[
     of(Place::BasicD, 0, "FPU"),
-    of(Place::BasicD, 1, "VME"),
     of(Place::BasicD, 2, "DE"),
     of(Place::BasicD, 3, "PSE"),
     of(Place::BasicD, 4, "TSC"),
