@@ -7,7 +7,7 @@
 //! not refused while they are as they are by default.
 
 use kemari_api::config::{BootSection, CpuModel, DirtyTracking, HugePages, KernelBoot, VmConfig};
-use kemari_vmm::{BootSource, FreePageReporting, MachineConfig, MemorySize, Presence};
+use kemari_vmm::{BootSource, FreePageReporting, MachineConfig, MemorySize, Presence, VcpuCount};
 use thiserror::Error;
 
 /// A description that is right but asks for what this engine does not have.
@@ -35,6 +35,8 @@ pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, Unsupported> {
     refuse_unsupported(config)?;
     Ok(MachineConfig {
         memory: memory(config)?,
+        vcpus: vcpus(config)?,
+        cpu: cpu(config.vm.cpu),
         rng: presence(config.rng.enabled),
         balloon: balloon(config),
         boot: boot(&config.boot)?,
@@ -45,6 +47,20 @@ fn memory(config: &VmConfig) -> Result<MemorySize, Unsupported> {
     let mib = config.vm.memory_mib;
     MemorySize::from_mib(mib.get())
         .map_err(|_| Unsupported::new("vm.memory_mib", &mib, "give the guest less memory"))
+}
+
+fn vcpus(config: &VmConfig) -> Result<VcpuCount, Unsupported> {
+    let vcpus = config.vm.vcpus;
+    VcpuCount::new(vcpus.get())
+        .map_err(|_| Unsupported::new("vm.vcpus", &vcpus, "give the guest fewer"))
+}
+
+fn cpu(model: CpuModel) -> kemari_vmm::CpuModel {
+    match model {
+        CpuModel::Host => kemari_vmm::CpuModel::Host,
+        CpuModel::X86_64V2 => kemari_vmm::CpuModel::X86_64V2,
+        CpuModel::X86_64V3 => kemari_vmm::CpuModel::X86_64V3,
+    }
 }
 
 fn presence(enabled: bool) -> Presence {
@@ -94,21 +110,17 @@ fn refuse_unsupported(config: &VmConfig) -> Result<(), Unsupported> {
         }
     };
     let VmConfig {
-        vm,
+        vm: _,
         memory,
         boot: _,
-        disk,
-        network,
-        console,
+        disk: _,
+        network: _,
+        console: _,
         rng: _,
         balloon: _,
         sandbox,
         replication: _,
     } = config;
-    let vcpus = vm.vcpus.get();
-    refuse(vcpus != 1, "vm.vcpus", &vcpus, "give 1")?;
-    let cpu = vm.cpu;
-    refuse(cpu != CpuModel::Host, "vm.cpu", &cpu, "give \"host\"")?;
     let pages = memory.huge_pages;
     let wrong = pages != HugePages::Transparent;
     refuse(wrong, "memory.huge_pages", &pages, "give \"transparent\"")?;
@@ -119,11 +131,6 @@ fn refuse_unsupported(config: &VmConfig) -> Result<(), Unsupported> {
     let tracking = memory.dirty_tracking;
     let wrong = tracking != DirtyTracking::Auto;
     refuse(wrong, "memory.dirty_tracking", &tracking, "give \"auto\"")?;
-    let disks = format!("{} described", disk.len());
-    refuse(!disk.is_empty(), "disk[0]", &disks, "remove it")?;
-    let networks = format!("{} described", network.len());
-    refuse(!network.is_empty(), "network[0]", &networks, "remove it")?;
-    refuse(console.virtio, "console.virtio", &"true", "leave it out")?;
     // Turning it off is what this engine does anyway.
     let user = sandbox.user != Default::default();
     refuse(user, "sandbox.user", &sandbox.user, "leave it out")
@@ -156,8 +163,6 @@ mod tests {
             ("[memory]\nlock = true\n", "memory.lock"),
             ("[memory]\nhuge_pages = \"2M\"\n", "memory.huge_pages"),
             ("[sandbox]\nuser = \"guests\"\n", "sandbox.user"),
-            ("[[disk]]\nid = \"a\"\npath = \"/a\"\n", "disk"),
-            ("[[network]]\nid = \"a\"\ntap = \"a\"\n", "network"),
         ] {
             let told = machine_config(&config(more)).unwrap_err().to_string();
             let begin = format!("{key}: this release cannot do that (");

@@ -31,7 +31,7 @@ struct Inner {
     incarnation: u64,
     /// The carrier is letting something out right now.
     writing: bool,
-    /// The vCPU found no room and waits at this gate.
+    /// A vCPU found no room and waits at this gate.
     waits_at: Option<RunGate>,
     run_gate: Option<RunGate>,
     /// Interfaces whose device found no room and waits.
@@ -89,7 +89,7 @@ impl Outputs {
         })
     }
 
-    /// The gate at which the vCPU of the machine there is now waits for room.
+    /// The gate at which vCPUs of the machine there is now wait for room.
     pub fn wake_through(&self, gate: RunGate) {
         self.lock().run_gate = Some(gate);
     }
@@ -270,7 +270,10 @@ impl ConsoleOutput for Outputs {
     fn has_room(&self) -> bool {
         let mut inner = self.lock();
         let room = inner.gate.tap().has_room();
-        inner.waits_at = if room { None } else { inner.run_gate.clone() };
+        // Never taken back here: another vCPU may be the one that waits.
+        if !room {
+            inner.waits_at = inner.run_gate.clone();
+        }
         room
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Boots a guest on this host's KVM and shows its console: `boot KERNEL [INITRD] [CMDLINE] [MIB]`
-//! (an empty INITRD is none). Ends when the guest switches itself off, resets or crashes.
+//! Boots a guest on this host's KVM and shows its console: `boot KERNEL [INITRD] [CMDLINE] [MIB]
+//! [VCPUS] [CPU]` (an empty INITRD is none). Ends when the guest switches itself off, resets or crashes.
 //! Standard input goes to the guest's serial line.
 
 use std::io::{Read, Write};
@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
 use kemari_vmm::backend::Backends;
-use kemari_vmm::{BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize};
+use kemari_vmm::{
+    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemorySize, VcpuCount,
+};
 
 /// Writes straight to standard output.
 struct Stdout;
@@ -45,16 +47,22 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let kernel = arguments
         .next()
-        .ok_or("usage: boot KERNEL [INITRD] [CMDLINE] [MIB]")?;
+        .ok_or("usage: boot KERNEL [INITRD] [CMDLINE] [MIB] [VCPUS] [CPU]")?;
     let initrd = arguments.next().filter(|path| !path.is_empty());
     let cmdline = arguments
         .next()
         .unwrap_or_else(|| "console=ttyS0 panic=-1".to_owned());
     let mib = arguments.next().map_or(Ok(256), |text| text.parse())?;
+    let vcpus = arguments.next().map_or(Ok(1), |text| text.parse())?;
+    let cpu = arguments
+        .next()
+        .map_or(Ok(CpuModel::Host), |text| text.parse())?;
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib)?,
         rng: kemari_vmm::Presence::Present,
         balloon: None,
+        vcpus: VcpuCount::new(vcpus)?,
+        cpu,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: initrd.map(PathBuf::from),

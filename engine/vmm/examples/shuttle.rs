@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Boots a guest and moves it to and fro between two machines of this process while it runs:
-//! `shuttle KERNEL INITRD CMDLINE MIB PERIOD_MS MOVES` (an empty INITRD is none).
+//! `shuttle KERNEL INITRD CMDLINE MIB PERIOD_MS MOVES VCPUS CPU` (an empty INITRD is none).
 //!
 //! Only changed pages are copied, and the state goes through its encoding, so a guest that runs well
 //! through thousands of moves shows that state and dirty tracking are whole. Times of each step go
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use kemari_vmm::backend::Backends;
 use kemari_vmm::{
     BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MachineState, MemorySize,
-    PAGE_SIZE, PageIndex,
+    PAGE_SIZE, PageIndex, VcpuCount,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -58,13 +58,15 @@ impl Times {
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kernel, initrd, cmdline, mib, period, moves] = arguments.as_slice() else {
-        return Err("usage: shuttle KERNEL INITRD CMDLINE MIB PERIOD_MS MOVES".into());
+    let [kernel, initrd, cmdline, mib, period, moves, vcpus, cpu] = arguments.as_slice() else {
+        return Err("usage: shuttle KERNEL INITRD CMDLINE MIB PERIOD_MS MOVES VCPUS CPU".into());
     };
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib.parse()?)?,
         rng: kemari_vmm::Presence::Present,
         balloon: None,
+        vcpus: VcpuCount::new(vcpus.parse()?)?,
+        cpu: cpu.parse()?,
         boot: BootSource {
             kernel: PathBuf::from(kernel),
             initrd: Some(PathBuf::from(initrd)).filter(|path| !path.as_os_str().is_empty()),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Loading a guest and pointing the vCPU at it.
+//! Loading a guest and pointing the first vCPU at it.
 //!
 //! Two ways in: the 64-bit entry of a Linux `bzImage` (Documentation/arch/x86/boot.rst), and the PVH
 //! entry of an ELF file (the Xen "x86/HVM direct boot" ABI). Both guests get ACPI tables, a memory map,
@@ -52,7 +52,7 @@ pub enum BootError {
     /// The machine is not paused.
     #[error("The machine is running; pause it before booting it")]
     NotPaused,
-    /// The vCPU could not be put into its state after power-on.
+    /// The machine could not be put into its state after power-on.
     #[error("Cannot reset the machine")]
     Reset(#[source] RestoreError),
     /// A file cannot be read.
@@ -148,7 +148,7 @@ pub(crate) fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, Boot
         memory_map: memory_map(config),
         initrd,
         command_line_length: source.cmdline.len(),
-        rsdp: acpi::write(ram)?,
+        rsdp: acpi::write(ram, config.vcpus)?,
     };
     match kernel {
         Kernel::Linux(kernel) => linux::prepare(ram, &kernel, &guest),

@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a machine is made of: memory size and boot source, checked when built, not when used.
+//! What a machine is made of, checked when built, not when used.
+
+mod cpu_model;
+mod vcpus;
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use cpu_model::{CpuModel, UnknownCpuModel};
+pub(crate) use vcpus::VcpuIndex;
+pub use vcpus::{VcpuCount, VcpuCountOutOfRange};
 
 /// Size of guest memory in MiB, between [`MemorySize::MIN_MIB`] and [`MemorySize::MAX_MIB`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -105,11 +112,15 @@ pub enum FreePageReporting {
     Off,
 }
 
-/// Everything that defines a machine. It has one vCPU for now.
+/// Everything that defines a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineConfig {
     /// Guest memory.
     pub memory: MemorySize,
+    /// Virtual CPUs.
+    pub vcpus: VcpuCount,
+    /// What they look like to the guest.
+    pub cpu: CpuModel,
     /// Whether there is an entropy device.
     pub rng: Presence,
     /// The balloon, if there is one.

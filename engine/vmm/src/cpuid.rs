@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The CPUID the guest sees: what KVM supports on this host, made the same on every host of the kind.
+//! The CPUID the guest sees, settled when the machine is made.
 //!
-//! Three sorts of change: bits that KVM leaves to the VMM are set; what depends on the CPU this thread
-//! happens to run on (APIC ids, topology) gets fixed values for one vCPU; and features whose state
-//! is not carried over (or not yet) are hidden: performance counters, nested virtualisation, control-flow
-//! enforcement, AMX, processor trace, SGX, machine checks, and KVM's asynchronous page faults, steal
-//! time and PV EOI. The invariant-TSC bit is hidden so that guests keep time by kvmclock, which
-//! carries the frequency of the host they run on.
+//! First a model: what this host's KVM supports, cleaned ([`host_model`]), or a level that hosts of
+//! different models have in common ([`baseline`]). Then the topology
+//! ([`topology`]): what depends on the CPU this thread happens to run on gets fixed values for the number
+//! of vCPUs, and each vCPU its own ids. What is hashed and compared between hosts is the first vCPU's.
+
+mod baseline;
+mod brand;
+mod feature;
+mod host_model;
+mod topology;
+pub(crate) mod vendor;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::config::{CpuModel, VcpuCount};
 use crate::error::CreateMachineError;
+use baseline::Level;
+pub(crate) use topology::of_vcpu;
 
 /// One CPUID leaf as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,21 +42,41 @@ pub struct CpuidLeaf {
     pub edx: u32,
 }
 
-/// The brand string, 48 bytes.
-const BRAND: &[u8; 48] =
-    b"Kemari virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-const BRAND_LEAVES: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
-
-/// XCR0 and XSS components that are hidden: CET user and supervisor, AMX configuration and data.
-const HIDDEN_XSAVE_COMPONENTS: u32 = 1 << 11 | 1 << 12 | 1 << 17 | 1 << 18;
-
-/// The CPUID for the guest on this host.
-pub(crate) fn of_host(kvm: &Kvm) -> Result<Vec<CpuidLeaf>, CreateMachineError> {
+/// The CPUID for a guest with such a CPU, so many times, on this host, as its first vCPU sees it.
+pub(crate) fn of_host(
+    kvm: &Kvm,
+    model: CpuModel,
+    vcpus: VcpuCount,
+) -> Result<Vec<CpuidLeaf>, CreateMachineError> {
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(CreateMachineError::kvm("KVM_GET_SUPPORTED_CPUID"))?;
     let leaves = supported.as_slice().iter().map(CpuidLeaf::from).collect();
-    Ok(for_guest(leaves))
+    for_guest(leaves, model, vcpus)
+        .map_err(|feature| CreateMachineError::CpuModel { model, feature })
+}
+
+/// Fails with the name of the feature that the host lacks.
+fn for_guest(
+    supported: Vec<CpuidLeaf>,
+    model: CpuModel,
+    vcpus: VcpuCount,
+) -> Result<Vec<CpuidLeaf>, &'static str> {
+    let mut leaves = match model {
+        CpuModel::Host => host_model::leaves(supported),
+        CpuModel::X86_64V2 => of_level(&supported, Level::V2)?,
+        CpuModel::X86_64V3 => of_level(&supported, Level::V3)?,
+    };
+    topology::set(&mut leaves, vcpus);
+    leaves.sort_by_key(|leaf| (leaf.function, leaf.index));
+    Ok(leaves)
+}
+
+fn of_level(supported: &[CpuidLeaf], level: Level) -> Result<Vec<CpuidLeaf>, &'static str> {
+    match baseline::missing(supported, level) {
+        Some(feature) => Err(feature),
+        None => Ok(baseline::leaves(supported, level)),
+    }
 }
 
 /// In KVM's form.
@@ -68,134 +96,6 @@ pub(crate) fn hash(leaves: &[CpuidLeaf]) -> u64 {
         }
     }
     hasher.digest()
-}
-
-fn for_guest(leaves: Vec<CpuidLeaf>) -> Vec<CpuidLeaf> {
-    let mut leaves: Vec<CpuidLeaf> = leaves
-        .into_iter()
-        .filter(|leaf| keeps(*leaf))
-        .map(adjust)
-        .collect();
-    leaves.extend(topology_leaves());
-    for (function, text) in BRAND_LEAVES.zip(BRAND.chunks_exact(16)) {
-        leaves.push(brand_leaf(function, text));
-    }
-    resize_xsave(&mut leaves);
-    leaves.sort_by_key(|leaf| (leaf.function, leaf.index));
-    leaves
-}
-
-/// Leaves that are dropped: replaced below, or of hidden features.
-fn keeps(leaf: CpuidLeaf) -> bool {
-    let hidden_component = leaf.function == 0xd
-        && leaf.index >= 2
-        && leaf.index < 32
-        && HIDDEN_XSAVE_COMPONENTS & (1 << leaf.index) != 0;
-    let replaced = matches!(leaf.function, 0xb | 0x1f) || BRAND_LEAVES.contains(&leaf.function);
-    !(hidden_component || replaced)
-}
-
-/// Clears bits.
-fn hide(register: &mut u32, bits: &[u32]) {
-    for bit in bits {
-        *register &= !(1 << bit);
-    }
-}
-
-fn adjust(mut leaf: CpuidLeaf) -> CpuidLeaf {
-    match (leaf.function, leaf.index) {
-        (0x1, _) => {
-            // One logical processor with APIC id 0; the cache line size stays.
-            leaf.ebx = leaf.ebx & 0xff00 | leaf.ebx & 0xff | 1 << 16;
-            // DTES64, MONITOR, DS-CPL, VMX, SMX, PDCM.
-            hide(&mut leaf.ecx, &[2, 3, 4, 5, 6, 15]);
-            // "Runs under a hypervisor" and the APIC's TSC deadline, both left to us.
-            leaf.ecx |= 1 << 31 | 1 << 24;
-            // Machine checks, debug store, hyper-threading.
-            hide(&mut leaf.edx, &[7, 14, 21, 28]);
-        }
-        // Caches are shared by nobody.
-        (0x4, _) => leaf.eax &= 0x3fff,
-        (0x8000_001d, _) => leaf.eax &= !(0xfff << 14),
-        // Only "the APIC timer always runs".
-        (0x6, _) => leaf.set(leaf.eax & 1 << 2, 0, 0, 0),
-        (0x7, 0) => {
-            // SGX, processor trace.
-            hide(&mut leaf.ebx, &[2, 25]);
-            // WAITPKG, shadow stack, SGX launch control.
-            hide(&mut leaf.ecx, &[5, 7, 30]);
-            // User interrupts, PCONFIG, architectural LBR, branch tracking, AMX, and
-            // ARCH_CAPABILITIES, whose promises may differ between two hosts.
-            hide(&mut leaf.edx, &[5, 18, 19, 20, 22, 24, 25, 29]);
-        }
-        (0x7, 1) => {
-            hide(&mut leaf.eax, &[21]);
-            hide(&mut leaf.edx, &[8, 18]);
-        }
-        (0xd, 0) => leaf.eax &= !HIDDEN_XSAVE_COMPONENTS,
-        (0xd, 1) => leaf.ecx &= !HIDDEN_XSAVE_COMPONENTS,
-        // Counters, SGX, trace, AMX, architectural LBR; AMD: SVM, IBS, SEV, topology, counters.
-        (
-            0xa | 0x12 | 0x14 | 0x1c | 0x1d | 0x1e | 0x23 | 0x8000_000a | 0x8000_001b | 0x8000_001e
-            | 0x8000_001f | 0x8000_0022,
-            _,
-        ) => leaf.set(0, 0, 0, 0),
-        // Asynchronous page faults, steal time, PV EOI, TLB flush (needs steal time), polling
-        // control, migration control.
-        (0x4000_0001, _) => hide(&mut leaf.eax, &[4, 5, 6, 9, 10, 12, 14, 17]),
-        // Several cores, SVM, IBS, performance counters.
-        (0x8000_0001, _) => hide(&mut leaf.ecx, &[1, 2, 10, 23, 24, 28]),
-        (0x8000_0007, _) => hide(&mut leaf.edx, &[8]),
-        (0x8000_0008, _) => leaf.ecx = 0,
-        _ => {}
-    }
-    leaf
-}
-
-/// Leaf 0xb: one thread in one core.
-fn topology_leaves() -> [CpuidLeaf; 3] {
-    let level = |index, logical, ecx| CpuidLeaf {
-        function: 0xb,
-        index,
-        flags: kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
-        eax: 0,
-        ebx: logical,
-        ecx,
-        edx: 0,
-    };
-    [level(0, 1, 1 << 8), level(1, 1, 2 << 8 | 1), level(2, 0, 2)]
-}
-
-fn brand_leaf(function: u32, text: &[u8]) -> CpuidLeaf {
-    let mut words = text.chunks_exact(4).map(|word| match word {
-        [a, b, c, d] => u32::from_le_bytes([*a, *b, *c, *d]),
-        _ => 0,
-    });
-    let mut next = || words.next().unwrap_or(0);
-    CpuidLeaf {
-        function,
-        index: 0,
-        flags: 0,
-        eax: next(),
-        ebx: next(),
-        ecx: next(),
-        edx: next(),
-    }
-}
-
-/// Leaf 0xd.0 ECX is the size with every component enabled; hiding components may have shrunk it.
-fn resize_xsave(leaves: &mut [CpuidLeaf]) {
-    const LEGACY_AND_HEADER: u32 = 576;
-    let end = leaves
-        .iter()
-        .filter(|leaf| leaf.function == 0xd && leaf.index >= 2 && leaf.ecx & 1 == 0)
-        .map(|leaf| leaf.ebx.saturating_add(leaf.eax))
-        .fold(LEGACY_AND_HEADER, u32::max);
-    for leaf in leaves {
-        if leaf.function == 0xd && leaf.index == 0 {
-            leaf.ecx = end;
-        }
-    }
 }
 
 impl CpuidLeaf {
@@ -248,8 +148,9 @@ impl From<&CpuidLeaf> for kvm_cpuid_entry2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    fn leaf(function: u32, index: u32, registers: [u32; 4]) -> CpuidLeaf {
+    pub(super) fn leaf(function: u32, index: u32, registers: [u32; 4]) -> CpuidLeaf {
         let [eax, ebx, ecx, edx] = registers;
         CpuidLeaf {
             function,
@@ -262,34 +163,21 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_cpu_this_thread_runs_on_does_not_show() {
-        let on = |cpu: u32| {
-            for_guest(vec![
-                leaf(0x1, 0, [1, cpu << 24 | 4 << 16 | 0x0800, 0, 1 << 28]),
-                leaf(0xb, 0, [1, 2, 0x100, cpu]),
-                leaf(0x8000_001e, 0, [cpu, cpu, cpu, 0]),
-            ])
-        };
-        assert_eq!(on(0), on(3));
-        assert_eq!(hash(&on(0)), hash(&on(3)));
-    }
-
-    #[test]
-    fn hidden_features_stay_hidden_and_ours_are_set() {
-        let leaves = for_guest(vec![
-            leaf(0x1, 0, [0, 0, u32::MAX, u32::MAX]),
-            leaf(0x7, 0, [u32::MAX; 4]),
-            leaf(0x4000_0001, 0, [u32::MAX; 4]),
-        ]);
-        let find = |function| {
-            *leaves
-                .iter()
-                .find(|leaf| leaf.function == function)
-                .unwrap()
-        };
-        assert_eq!(find(1).ecx & (1 << 5 | 1 << 31), 1 << 31);
-        assert_eq!(find(7).ecx & 1 << 7, 0);
-        assert_eq!(find(0x4000_0001).eax & (1 << 5 | 1 << 3), 1 << 3);
+    proptest! {
+        #[test]
+        fn the_cpu_this_thread_runs_on_does_not_show(cpu in 0u32..256, vcpus in 1..=VcpuCount::MAX) {
+            let vcpus = VcpuCount::new(vcpus).unwrap();
+            let on = |cpu: u32| {
+                for_guest(vec![
+                    leaf(0x1, 0, [1, cpu << 24 | 4 << 16 | 0x0800, 0, 1 << 28]),
+                    leaf(0xb, 0, [1, 2, 0x100, cpu]),
+                    leaf(0x1f, 0, [1, 2, 0x100, cpu]),
+                    leaf(0x8000_001e, 0, [cpu, cpu, cpu, 0]),
+                    leaf(0x8000_0026, 0, [1, 2, 0x100, cpu]),
+                ], CpuModel::Host, vcpus).unwrap()
+            };
+            prop_assert_eq!(on(0), on(cpu));
+            prop_assert_eq!(hash(&on(0)), hash(&on(cpu)));
+        }
     }
 }

@@ -4,7 +4,7 @@
 use thiserror::Error;
 use vmm_sys_util::errno;
 
-use crate::config::MemorySize;
+use crate::config::{CpuModel, MemorySize, VcpuCount};
 use crate::devices::RestoreDevicesError;
 use crate::ram::MapMemoryError;
 
@@ -50,23 +50,47 @@ pub enum CreateMachineError {
         /// Number of the register.
         index: u32,
     },
-    /// The vCPU thread could not be started.
-    #[error("Cannot start the vCPU thread")]
+    /// The host lacks a feature of the CPU the guest shall see.
+    #[error(
+        "This host cannot give its guests the CPU {model}: its KVM offers no {feature}; choose a lower \
+         level or \"host\", or use a host that has it"
+    )]
+    CpuModel {
+        /// The CPU asked for.
+        model: CpuModel,
+        /// What is not there.
+        feature: &'static str,
+    },
+    /// More vCPUs than KVM runs here.
+    #[error("KVM on this host runs at most {limit} vCPUs in a VM, not {count}: lower their number")]
+    TooManyVcpus {
+        /// The number asked for.
+        count: VcpuCount,
+        /// KVM's limit.
+        limit: usize,
+    },
+    /// A vCPU thread could not be started.
+    #[error("Cannot start a vCPU thread")]
     Thread(#[source] std::io::Error),
+    /// A vCPU thread did not come up.
+    #[error("The vCPU threads did not start")]
+    Stuck(#[source] PauseError),
     /// The new machine's first state could not be read.
     #[error("Cannot read the state of the new machine")]
     FirstState(#[source] SaveError),
 }
 
-/// The vCPU did not stop.
+/// A vCPU did not stop.
 #[derive(Debug, Error)]
 pub enum PauseError {
     /// It could not be told to.
-    #[error("Cannot signal the vCPU thread")]
+    #[error("Cannot signal a vCPU thread")]
     Kick(#[source] errno::Error),
     /// It did not park in time; the machine must be given up.
-    #[error("The vCPU did not stop within {seconds} s")]
+    #[error("vCPU {vcpu} did not stop within {seconds} s")]
     Stuck {
+        /// The first one that did not.
+        vcpu: usize,
         /// How long it was waited for.
         seconds: u64,
     },
@@ -93,6 +117,9 @@ pub enum SaveError {
         /// Number of the register.
         index: u32,
     },
+    /// A vCPU's thread did not do its part; this is a defect of this program.
+    #[error("A vCPU thread failed")]
+    ThreadFailed,
     /// More registers than one call can carry.
     #[error("Too many MSRs for one call")]
     TooManyMsrs,
@@ -118,12 +145,12 @@ pub enum RestoreError {
         /// vCPUs in the state.
         found: usize,
         /// vCPUs of this machine.
-        expected: usize,
+        expected: VcpuCount,
     },
     /// The state is that of a machine with another CPUID.
     #[error(
         "The state's guest saw another CPUID than this machine shows; both hosts need the same \
-         CPU model and kernel"
+         CPU model and kernel, or the VM a common level such as cpu = \"x86-64-v2\""
     )]
     Cpuid,
     /// The state's XSAVE area has another size.
@@ -154,6 +181,9 @@ pub enum RestoreError {
         /// The refused value.
         value: u64,
     },
+    /// A vCPU's thread did not do its part; this is a defect of this program.
+    #[error("A vCPU thread failed")]
+    ThreadFailed,
     /// More registers than one call can carry.
     #[error("Too many MSRs for one call")]
     TooManyMsrs,

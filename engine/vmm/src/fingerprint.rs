@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::MemorySize;
-use crate::cpuid::CpuidLeaf;
+use crate::config::{CpuModel, MachineConfig, MemorySize, VcpuCount};
+use crate::cpuid::{CpuidLeaf, vendor};
 use crate::devices::DEVICES;
 use crate::host::Host;
 use crate::state::STATE_VERSION;
@@ -22,7 +22,8 @@ const UNSCALED_TSC_TOLERANCE_PPM: u64 = 10_000;
 pub struct MachineFingerprint {
     state_version: u32,
     memory: MemorySize,
-    vcpus: u32,
+    vcpus: VcpuCount,
+    cpu: CpuModel,
     devices: Vec<String>,
     xsave_bytes: u64,
     sregs2: bool,
@@ -33,11 +34,12 @@ pub struct MachineFingerprint {
 }
 
 impl MachineFingerprint {
-    pub(crate) fn new(memory: MemorySize, host: &Host, virtio: Vec<String>) -> Self {
+    pub(crate) fn new(config: &MachineConfig, host: &Host, virtio: Vec<String>) -> Self {
         Self {
             state_version: STATE_VERSION,
-            memory,
-            vcpus: 1,
+            memory: config.memory,
+            vcpus: config.vcpus,
+            cpu: config.cpu,
             devices: DEVICES
                 .iter()
                 .map(|&device| device.to_owned())
@@ -63,11 +65,41 @@ impl MachineFingerprint {
             .or_else(|| differ("Memory", &self.memory, &other.memory))
             .or_else(|| differ("Number of vCPUs", &self.vcpus, &other.vcpus))
             .or_else(|| differ("Devices", &self.devices.join(" "), &other.devices.join(" ")))
-            .or_else(|| self.cpuid_difference(other))
+            .or_else(|| differ("CPU model", &self.cpu, &other.cpu))
+            .or_else(|| self.vendor_difference(other))
+            .or_else(|| {
+                self.cpuid_difference(other)
+                    .map(|what| self.with_remedy(&what))
+            })
             .or_else(|| differ("XSAVE size", &self.xsave_bytes, &other.xsave_bytes))
             .or_else(|| differ("KVM_CAP_SREGS2", &self.sregs2, &other.sregs2))
-            .or_else(|| self.msr_difference(other))
+            .or_else(|| {
+                self.msr_difference(other)
+                    .map(|what| self.with_remedy(&what))
+            })
             .or_else(|| self.tsc_difference(other))
+    }
+
+    fn vendor_difference(&self, other: &Self) -> Option<String> {
+        let name = |from: &Self| vendor::name(&from.cpuid);
+        differ("CPU vendor", &name(self), &name(other)).map(|what| {
+            format!("{what}; a guest cannot move between vendors: use two hosts of one vendor")
+        })
+    }
+
+    /// The CPUs as the guest would see them differ; what can be done.
+    fn with_remedy(&self, what: &str) -> String {
+        match self.cpu {
+            CpuModel::Host => format!(
+                "{what}; use two hosts with the same CPU model and kernel, or give the VM a level \
+                 that both have, such as cpu = \"{}\"",
+                CpuModel::X86_64V2
+            ),
+            // The levels look alike on all CPUs, so it is KVM that differs.
+            CpuModel::X86_64V2 | CpuModel::X86_64V3 => {
+                format!("{what}; run the same kernel and the same version of Kemari on both hosts")
+            }
+        }
     }
 
     fn cpuid_difference(&self, other: &Self) -> Option<String> {
@@ -132,7 +164,8 @@ mod tests {
         MachineFingerprint {
             state_version: 1,
             memory: MemorySize::from_mib(64).unwrap(),
-            vcpus: 1,
+            vcpus: VcpuCount::ONE,
+            cpu: CpuModel::Host,
             devices: vec!["serial16550/1".to_owned()],
             xsave_bytes: 4096,
             sregs2: true,
@@ -170,12 +203,59 @@ mod tests {
             "Memory: 64 MiB here, 65 MiB there"
         );
         assert_eq!(
-            with(|there| there.cpuid[0].ebx = 9).unwrap(),
-            "CPUID leaf 0x7.0: 0x0 0x1 0x2 0x3 here, 0x0 0x9 0x2 0x3 there"
+            with(|there| there.cpu = CpuModel::X86_64V3).unwrap(),
+            "CPU model: host here, x86-64-v3 there"
         );
+    }
+
+    #[test]
+    fn a_difference_of_cpus_comes_with_the_remedy() {
+        let remedy = "; use two hosts with the same CPU model and kernel, or give the VM a level \
+                      that both have, such as cpu = \"x86-64-v2\"";
+        let here = fingerprint();
+        let mut there = fingerprint();
+        there.cpuid[0].ebx = 9;
         assert_eq!(
-            with(|there| there.msrs.push(0x11)).unwrap(),
-            "MSR 0x11 is part of the state there, but unknown here"
+            here.difference(&there).unwrap(),
+            format!("CPUID leaf 0x7.0: 0x0 0x1 0x2 0x3 here, 0x0 0x9 0x2 0x3 there{remedy}")
+        );
+        let mut there = fingerprint();
+        there.msrs.push(0x11);
+        assert_eq!(
+            here.difference(&there).unwrap(),
+            format!("MSR 0x11 is part of the state there, but unknown here{remedy}")
+        );
+        let with_level = |mut one: MachineFingerprint| {
+            one.cpu = CpuModel::X86_64V2;
+            one
+        };
+        let said = with_level(here.clone()).difference(&with_level(there));
+        assert!(
+            said.unwrap()
+                .ends_with("run the same kernel and the same version of Kemari on both hosts")
+        );
+    }
+
+    #[test]
+    fn another_vendor_is_named() {
+        let of = |[a, b, c]: [&[u8; 4]; 3]| {
+            let [ebx, edx, ecx] = [a, b, c].map(|part| u32::from_le_bytes(*part));
+            let mut fingerprint = fingerprint();
+            fingerprint.cpuid.push(CpuidLeaf {
+                function: 0,
+                ebx,
+                ecx,
+                edx,
+                ..fingerprint.cpuid[0]
+            });
+            fingerprint
+        };
+        let intel = of([b"Genu", b"ineI", b"ntel"]);
+        let amd = of([b"Auth", b"enti", b"cAMD"]);
+        assert_eq!(
+            intel.difference(&amd).unwrap(),
+            "CPU vendor: GenuineIntel here, AuthenticAMD there; a guest cannot move between \
+             vendors: use two hosts of one vendor"
         );
     }
 }

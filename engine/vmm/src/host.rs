@@ -6,6 +6,7 @@ use std::fs::File;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
+use crate::config::{CpuModel, VcpuCount};
 use crate::cpuid::{self, CpuidLeaf};
 use crate::error::CreateMachineError;
 use crate::{msrs, sys};
@@ -38,6 +39,7 @@ impl Host {
         kvm: &Kvm,
         vm: &VmFd,
         vcpu: &VcpuFd,
+        model: CpuModel,
         cpuid: Vec<CpuidLeaf>,
     ) -> Result<Self, CreateMachineError> {
         let xsave_bytes = usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
@@ -55,7 +57,7 @@ impl Host {
             tsc_khz: vcpu
                 .get_tsc_khz()
                 .map_err(CreateMachineError::kvm("KVM_GET_TSC_KHZ"))?,
-            msrs: msrs::of_host(kvm, vcpu)?,
+            msrs: msrs::of_host(kvm, vcpu, model)?,
             cpuid_hash: cpuid::hash(&cpuid),
             cpuid,
         })
@@ -94,6 +96,15 @@ pub(crate) fn check_capabilities(kvm: &Kvm) -> Result<(), CreateMachineError> {
         Some((_, capability)) => Err(CreateMachineError::MissingCapability { capability }),
         None => Ok(()),
     }
+}
+
+/// Refuses more vCPUs than KVM runs in one VM.
+pub(crate) fn check_vcpus(kvm: &Kvm, count: VcpuCount) -> Result<(), CreateMachineError> {
+    let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
+    if usize::try_from(count.get()).is_ok_and(|count| count <= limit) {
+        return Ok(());
+    }
+    Err(CreateMachineError::TooManyVcpus { count, limit })
 }
 
 /// Some KVMs (kvm_pvm) accept an offset and ignore it: the guest reads the host's TSC.

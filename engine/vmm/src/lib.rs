@@ -7,10 +7,14 @@
 //! ```no_run
 //! # use std::sync::{Arc, mpsc};
 //! # use kemari_vmm::backend::Backends;
-//! # use kemari_vmm::{BootSource, ConsoleOutput, Machine, MachineConfig, MemorySize, Presence};
+//! # use kemari_vmm::{
+//! #     BootSource, ConsoleOutput, CpuModel, Machine, MachineConfig, MemorySize, Presence, VcpuCount,
+//! # };
 //! # fn example(console: Arc<dyn ConsoleOutput>) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = MachineConfig {
 //!     memory: MemorySize::from_mib(256)?,
+//!     vcpus: VcpuCount::new(4)?,
+//!     cpu: CpuModel::Host,
 //!     rng: Presence::Present,
 //!     balloon: None,
 //!     boot: BootSource {
@@ -37,16 +41,17 @@
 //!
 //! * [`Machine`] puts them together and is the only way in. One owner calls it; [`GuestRam`],
 //!   [`ConsoleInput`] and [`RunGate`] are handles for other threads.
-//! * The vCPU has a thread, which runs the guest, serves its exits and parks at the *gate*. To stop it,
-//!   the controller says so at the gate and *kicks* it: a signal whose handler sets
-//!   `kvm_run->immediate_exit`, so that no kick is lost. Before parking, the thread *drains*: it lets KVM
-//!   finish the last port or memory access, which otherwise would be in no state.
+//! * Each vCPU has a thread, which runs the guest, serves its exits and parks at the *gate*. To stop
+//!   them, the controller says so at the gate and *kicks* them all, then waits for all: a kick is a
+//!   signal whose handler sets `kvm_run->immediate_exit`, so that none is lost. Before parking, a thread
+//!   *drains*: it lets KVM finish the last port or memory access, which otherwise would be in no state.
+//!   What ends the guest on one vCPU stops the others too, and the owner hears of it when all stand.
 //! * The devices (serial port, CMOS clock, keyboard controller's reset, ACPI power registers) have no
 //!   threads and no timers. They are touched by exits and by their owner under one lock, and drive their
 //!   interrupt lines by ioctl. Interrupt controllers and timer are KVM's.
-//! * The state is read devices first, then vCPU, then what KVM keeps per VM; dirty pages are harvested
-//!   after that, because reading state may write guest memory. Loading goes: clock, vCPU, timer and
-//!   interrupt controllers, devices.
+//! * The state is read devices first, then vCPUs (each by its own thread, at the same time), then what
+//!   KVM keeps per VM; dirty pages are harvested after that, because reading state may write guest
+//!   memory. Loading goes: clock, vCPUs, timer and interrupt controllers, devices.
 //! * Dirty pages are KVM's log joined with the writes of this program, which KVM does not see.
 //! * The [`backend`] traits are where a disk's and a network interface's data leaves the machine and
 //!   comes in: raw disks by io_uring, TAP interfaces; and where outputs can be held back.
@@ -56,7 +61,7 @@
 //!
 //! # Invariants
 //!
-//! * A paused machine changes nothing: not the vCPU, not memory, not the devices, not the console.
+//! * A paused machine changes nothing: no vCPU, not memory, not the devices, not the console.
 //!   (A power button pressed and a page written by the owner are changes the owner makes.)
 //! * A state is whole or refused: a register that cannot be read or written fails the save or restore.
 //! * Whatever the guest does, and whatever bytes a state is decoded from, nothing here panics.
@@ -65,7 +70,7 @@
 //!
 //! # Not here
 //!
-//! More than one vCPU, disks and network, the dirty ring, TSC-exact time across hosts of different
+//! Disks and network, the dirty ring, TSC-exact time across hosts of different
 //! frequency: later issues. Outputs, epochs, transport: `kemari-replication` and `kemari-engine`.
 //!
 //! Unsafe code is in small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
@@ -96,7 +101,8 @@ mod virtio;
 
 pub use boot::{BootError, check_boot};
 pub use config::{
-    BootSource, FreePageReporting, MachineConfig, MemorySize, MemorySizeOutOfRange, Presence,
+    BootSource, CpuModel, FreePageReporting, MachineConfig, MemorySize, MemorySizeOutOfRange,
+    Presence, UnknownCpuModel, VcpuCount, VcpuCountOutOfRange,
 };
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;

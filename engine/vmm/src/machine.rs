@@ -3,16 +3,14 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::backend::Backends;
 use crate::boot::{self, BootError};
-use crate::config::MachineConfig;
-use crate::cpuid;
+use crate::config::{MachineConfig, VcpuCount, VcpuIndex};
+use crate::cpuid::{self, CpuidLeaf};
 use crate::devices::serial::ConsoleInput;
 use crate::devices::{Devices, RestoreDevicesError};
 use crate::dirty::DirtyPages;
@@ -20,51 +18,45 @@ use crate::dirty_log::DirtyLog;
 use crate::error::{CreateMachineError, DirtyLogError, PauseError, RestoreError, SaveError};
 use crate::event::{ConsoleOutput, GuestEvent};
 use crate::fingerprint::MachineFingerprint;
-use crate::gate::{Gate, RunGate};
+use crate::gate::RunGate;
 use crate::host::{self, Host};
 use crate::pci::Platform;
 use crate::pci::kvm::KvmPlatform;
 use crate::ram::GuestRam;
-use crate::state::{MachineState, VcpuState, VmState};
+use crate::state::{MachineState, VmState};
 use crate::sys;
-use crate::vcpu::{SharedVcpu, VcpuThread, kick};
+use crate::vcpu::set::{Outside, Vcpus};
 use crate::virtio::fleet::Fleet;
 
 /// Guest-physical home of KVM's three task-state pages, in the hole below 4 GiB.
 const TSS_ADDRESS: usize = 0xfffb_d000;
-/// How long a vCPU may take to leave the guest before it is called stuck. Usually tens of
-/// microseconds; a host that swaps may need seconds.
-const PAUSE_LIMIT: Duration = Duration::from_secs(30);
-
-/// A virtual machine with one vCPU. Dropping it ends the vCPU thread and frees everything.
+/// A virtual machine. Dropping it ends its threads and frees everything.
 ///
 /// All calls are for one owner; the handles it gives out ([`GuestRam`], [`RunGate`], [`ConsoleInput`])
 /// may be used from any thread.
 #[derive(Debug)]
 pub struct Machine {
     config: MachineConfig,
-    host: Host,
+    host: Arc<Host>,
     ram: GuestRam,
     dirty_log: DirtyLog,
-    gate: Arc<Gate>,
     devices: Arc<Mutex<Devices>>,
     fleet: Fleet,
     /// The state before the first boot: what a reset goes back to.
     pristine: Option<MachineState>,
-    thread: Option<JoinHandle<()>>,
-    // Closed in this order, after the thread has ended.
-    vcpu: SharedVcpu,
+    // Closed in this order.
+    vcpus: Vcpus,
     vm: Arc<VmFd>,
 }
 
 impl Machine {
-    /// Makes a paused machine: VM, zeroed memory, interrupt controllers, timer, vCPU with its thread,
-    /// devices. Nothing is loaded; [`boot`](Self::boot) or [`restore`](Self::restore) follows.
+    /// Makes a paused machine: VM, zeroed memory, interrupt controllers, timer, vCPUs with their
+    /// threads, devices. Nothing is loaded; [`boot`](Self::boot) or [`restore`](Self::restore) follows.
     ///
     /// The guest's CPUID is settled here. The process gets a handler for `SIGRTMIN`.
     ///
     /// # Errors
-    /// KVM is absent, not permitted or too old, or memory is short.
+    /// KVM is absent, not permitted or too old, cannot run so many vCPUs, or memory is short.
     pub fn new(
         config: MachineConfig,
         mut backends: Backends,
@@ -72,57 +64,41 @@ impl Machine {
     ) -> Result<Self, CreateMachineError> {
         let kvm = host::open_kvm()?;
         host::check_capabilities(&kvm)?;
+        host::check_vcpus(&kvm, config.vcpus)?;
         let ram = GuestRam::new(config.memory)?;
         let vm = Arc::new(create_vm(&kvm)?);
         let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.clone())
             .map_err(CreateMachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-        let cpuid = cpuid::of_host(&kvm)?;
-        let vcpu = create_vcpu(&vm, &cpuid)?;
-        let host = Host::probe(&kvm, &vm, &vcpu, cpuid)?;
+        let cpuid = cpuid::of_host(&kvm, config.cpu, config.vcpus)?;
+        let boot_vcpu = create_vcpu(&vm, &cpuid, VcpuIndex::BOOT)?;
+        // Before the other vCPUs: the probe plays with the time-stamp counter.
+        let host = Arc::new(Host::probe(&kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);
         let platform: Arc<dyn Platform> = Arc::new(KvmPlatform(Arc::clone(&vm)));
         let fleet = Fleet::new(backends.devices(&config, &ram), ram.mapping(), &platform)
             .map_err(CreateMachineError::Devices)?;
+        let console = backends.serial;
         let devices = Arc::new(Mutex::new(Devices::new(&vm, fleet.bus())));
+        let outside = Outside {
+            devices: Arc::clone(&devices),
+            mmio: fleet.bus(),
+            console,
+            events,
+        };
+        let vcpus = create_all_vcpus(&vm, boot_vcpu, &host, config.vcpus)?;
         let mut machine = Self {
+            vcpus: Vcpus::start(config.vcpus, vcpus, Arc::clone(&host), outside)?,
             config,
             host,
             ram,
             dirty_log,
-            gate: Arc::new(Gate::new()),
             devices,
             fleet,
             pristine: None,
-            thread: None,
-            vcpu: Arc::new(Mutex::new(vcpu)),
             vm,
         };
-        machine.start_thread(backends.serial, events)?;
         let pristine = machine.save().map_err(CreateMachineError::FirstState)?;
         machine.pristine = Some(pristine);
         Ok(machine)
-    }
-
-    fn start_thread(
-        &mut self,
-        console: Arc<dyn ConsoleOutput>,
-        events: Sender<GuestEvent>,
-    ) -> Result<(), CreateMachineError> {
-        kick::install_handler().map_err(CreateMachineError::kvm("the signal handler"))?;
-        let body = VcpuThread {
-            vcpu: Arc::clone(&self.vcpu),
-            gate: Arc::clone(&self.gate),
-            devices: Arc::clone(&self.devices),
-            mmio: self.fleet.bus(),
-            console,
-            events,
-        };
-        let thread = std::thread::Builder::new()
-            .name("vcpu0".to_owned())
-            .spawn(|| body.run())
-            .map_err(CreateMachineError::Thread)?;
-        self.thread = Some(thread);
-        self.gate.wait_parked(PAUSE_LIMIT);
-        Ok(())
     }
 
     /// Puts the paused machine into its state after power-on and loads kernel, initrd, command line
@@ -141,43 +117,33 @@ impl Machine {
             reset.map_err(BootError::Reset)?;
         }
         let entry = boot::load(&self.ram, &self.config)?;
-        let vcpu = lock(&self.vcpu);
-        entry.set_registers(&vcpu)
+        self.vcpus.set_entry(&entry)
     }
 
-    /// Lets the vCPU run. Does nothing while running, and after the guest's run ended (power-off,
+    /// Lets the vCPUs run. Does nothing while running, and after the guest's run ended (power-off,
     /// reset, crash) until [`boot`](Self::boot) or [`restore`](Self::restore).
     pub fn resume(&mut self) {
         self.lock_devices().serial.thaw();
         self.fleet.resume();
-        self.gate.ask_run();
+        self.vcpus.gate().ask_run();
     }
 
-    /// Stops the vCPU between two instructions, with nothing half done, and holds back console input.
-    /// Does nothing when paused already.
+    /// Stops all vCPUs, each between two instructions with nothing half done, and holds back console
+    /// input. Does nothing when paused already.
     ///
     /// # Errors
-    /// The vCPU does not stop; the machine must be given up then.
+    /// A vCPU does not stop; the machine must be given up then.
     pub fn pause(&mut self) -> Result<(), PauseError> {
-        if self.gate.ask_park() {
-            if let Some(thread) = &self.thread {
-                kick::kick(thread).map_err(PauseError::Kick)?;
-            }
-            if !self.gate.wait_parked(PAUSE_LIMIT) {
-                return Err(PauseError::Stuck {
-                    seconds: PAUSE_LIMIT.as_secs(),
-                });
-            }
-        }
+        self.vcpus.pause()?;
         self.fleet.pause();
         self.lock_devices().serial.freeze();
         Ok(())
     }
 
-    /// Whether the vCPU is stopped and stays so. (A vCPU that waits for console room is not.)
+    /// Whether all vCPUs are stopped and stay so. (One that waits for console room does not.)
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.gate.is_paused()
+        self.vcpus.gate().is_paused()
     }
 
     /// Reads the whole state but memory. Harvest dirty pages after this, not before: reading state
@@ -192,14 +158,15 @@ impl Machine {
         // A machine whose run ended by itself was never paused. The virtio devices come first: what
         // they complete may interrupt the guest.
         self.fleet.pause();
-        let mut devices = self.lock_devices();
-        devices.serial.freeze();
-        let devices = devices.save();
-        let vcpu = VcpuState::save(&lock(&self.vcpu), &self.host)?;
+        let devices = {
+            let mut devices = self.lock_devices();
+            devices.serial.freeze();
+            devices.save()
+        };
         Ok(MachineState {
             memory: self.config.memory,
             cpuid_hash: self.host.cpuid_hash,
-            vcpus: vec![vcpu],
+            vcpus: self.vcpus.save()?,
             vm: VmState::save(&self.vm)?,
             devices,
             virtio: self.fleet.save(),
@@ -216,40 +183,41 @@ impl Machine {
         if !self.is_paused() {
             return Err(RestoreError::NotPaused);
         }
-        let vcpu_state = self.check_fits(state)?;
+        self.check_fits(state)?;
         self.fleet.pause();
-        let vcpu = lock(&self.vcpu);
         state.vm.restore_clock(&self.vm)?;
-        vcpu_state.restore(&vcpu, &self.host)?;
+        self.vcpus.restore(&state.vcpus)?;
         state.vm.restore_chips(&self.vm)?;
         self.lock_devices().restore(&state.devices)?;
         self.fleet
             .restore(&state.virtio)
             .map_err(RestoreDevicesError::from)?;
-        // Keeps the guest's watchdogs quiet about the gap. Fails while the guest has no kvmclock.
-        let _ = vcpu.kvmclock_ctrl();
-        drop(vcpu);
-        self.gate.reopen();
+        self.vcpus.tell_of_the_gap();
+        self.vcpus.gate().reopen();
         Ok(())
     }
 
-    fn check_fits<'a>(&self, state: &'a MachineState) -> Result<&'a VcpuState, RestoreError> {
+    fn check_fits(&self, state: &MachineState) -> Result<(), RestoreError> {
         if state.memory != self.config.memory {
             return Err(RestoreError::Memory {
                 found: state.memory,
                 expected: self.config.memory,
             });
         }
+        // Before the CPUID, which depends on it.
+        if u32::try_from(state.vcpus.len()) != Ok(self.config.vcpus.get()) {
+            return Err(RestoreError::VcpuCount {
+                found: state.vcpus.len(),
+                expected: self.config.vcpus,
+            });
+        }
         if state.cpuid_hash != self.host.cpuid_hash {
             return Err(RestoreError::Cpuid);
         }
-        match state.vcpus.as_slice() {
-            [vcpu] => Ok(vcpu),
-            more => Err(RestoreError::VcpuCount {
-                found: more.len(),
-                expected: 1,
-            }),
-        }
+        state
+            .vcpus
+            .iter()
+            .try_for_each(|vcpu| vcpu.check_fits(&self.host))
     }
 
     /// A handle to guest memory.
@@ -297,7 +265,7 @@ impl Machine {
     /// What another machine must have in common with this one to run its state.
     #[must_use]
     pub fn fingerprint(&self) -> MachineFingerprint {
-        MachineFingerprint::new(self.config.memory, &self.host, self.fleet.labels())
+        MachineFingerprint::new(&self.config, &self.host, self.fleet.labels())
     }
 
     /// The outside end of the serial line towards the guest.
@@ -306,34 +274,20 @@ impl Machine {
         ConsoleInput(Arc::clone(&self.devices))
     }
 
-    /// The handle that wakes a vCPU waiting for console room.
+    /// The handle that wakes vCPUs waiting for console room.
     #[must_use]
     pub fn run_gate(&self) -> RunGate {
-        RunGate(Arc::clone(&self.gate))
+        RunGate(Arc::clone(self.vcpus.gate()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn vcpus(&mut self) -> &mut Vcpus {
+        &mut self.vcpus
     }
 
     fn lock_devices(&self) -> MutexGuard<'_, Devices> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let must_kick = self.gate.ask_exit();
-        if let Some(thread) = self.thread.take() {
-            if must_kick && let Err(error) = kick::kick(&thread) {
-                tracing::error!(%error, "Cannot signal the vCPU thread; leaving it behind");
-                return;
-            }
-            if thread.join().is_err() {
-                tracing::error!("The vCPU thread panicked outside the guest");
-            }
-        }
-    }
-}
-
-fn lock(vcpu: &SharedVcpu) -> MutexGuard<'_, VcpuFd> {
-    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn create_vm(kvm: &Kvm) -> Result<VmFd, CreateMachineError> {
@@ -353,9 +307,27 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, CreateMachineError> {
     Ok(vm)
 }
 
-fn create_vcpu(vm: &VmFd, cpuid: &[cpuid::CpuidLeaf]) -> Result<VcpuFd, CreateMachineError> {
+/// The other vCPUs join the first one. They wait to be started by the guest.
+fn create_all_vcpus(
+    vm: &VmFd,
+    first: VcpuFd,
+    host: &Host,
+    count: VcpuCount,
+) -> Result<Vec<VcpuFd>, CreateMachineError> {
+    let mut vcpus = vec![first];
+    for index in count.indexes().skip(1) {
+        vcpus.push(create_vcpu(vm, &host.cpuid, index)?);
+    }
+    Ok(vcpus)
+}
+
+fn create_vcpu(
+    vm: &VmFd,
+    cpuid: &[CpuidLeaf],
+    index: VcpuIndex,
+) -> Result<VcpuFd, CreateMachineError> {
     let vcpu = vm
-        .create_vcpu(0)
+        .create_vcpu(index.apic_id().into())
         .map_err(CreateMachineError::kvm("KVM_CREATE_VCPU"))?;
     // Makes KVM refuse the paravirtual features that the CPUID hides.
     let enforce = kvm_enable_cap {
@@ -366,7 +338,7 @@ fn create_vcpu(vm: &VmFd, cpuid: &[cpuid::CpuidLeaf]) -> Result<VcpuFd, CreateMa
     if let Err(error) = vcpu.enable_cap(&enforce) {
         tracing::debug!(%error, "KVM does not enforce the paravirtual features");
     }
-    vcpu.set_cpuid2(&cpuid::to_kvm(cpuid)?)
+    vcpu.set_cpuid2(&cpuid::to_kvm(&cpuid::of_vcpu(cpuid, index))?)
         .map_err(CreateMachineError::kvm("KVM_SET_CPUID2"))?;
     Ok(vcpu)
 }

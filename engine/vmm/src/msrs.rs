@@ -9,6 +9,7 @@ use kvm_bindings::{KVM_MAX_MSR_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 
+use crate::config::CpuModel;
 use crate::error::{CreateMachineError, RestoreError, SaveError};
 
 /// Time-stamp counter.
@@ -79,8 +80,36 @@ fn hidden(index: u32) -> bool {
         | 0x4b56_4d02..=0x4b56_4d08)
 }
 
-/// The registers that make up a vCPU's state on this host.
-pub(crate) fn of_host(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<u32>, CreateMachineError> {
+/// What a guest with a CPU of a baseline level can use, but for the MTRRs: its CPUID hides every feature
+/// with more. A fixed list, because KVM's depends on the host's CPU.
+const BASELINE: &[u32] = &[
+    TSC,
+    0x11,
+    0x12,  // kvmclock in its first form
+    0x140, // MISC_FEATURES_ENABLES
+    0x174,
+    0x175,
+    0x176, // SYSENTER
+    MISC_ENABLE,
+    0x277, // PAT
+    TSC_DEADLINE,
+    0xce, // PLATFORM_INFO
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084, // SYSCALL
+    0xc000_0102, // kernel's GS
+    0xc001_0015, // HWCR
+    0x4b56_4d00,
+    0x4b56_4d01, // kvmclock
+];
+
+/// The registers that make up the state of a vCPU of this model on this host.
+pub(crate) fn of_host(
+    kvm: &Kvm,
+    vcpu: &VcpuFd,
+    model: CpuModel,
+) -> Result<Vec<u32>, CreateMachineError> {
     let listed = kvm
         .get_msr_index_list()
         .map_err(CreateMachineError::kvm("KVM_GET_MSR_INDEX_LIST"))?;
@@ -89,6 +118,7 @@ pub(crate) fn of_host(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<u32>, CreateMachin
         .iter()
         .copied()
         .filter(|index| !hidden(*index))
+        .filter(|index| model == CpuModel::Host || BASELINE.contains(index))
         .chain(MTRR_FIXED)
         .chain(MTRR_VARIABLE)
         .chain([MTRR_DEFAULT_TYPE])

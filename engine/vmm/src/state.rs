@@ -8,6 +8,7 @@
 
 pub(crate) mod chips;
 pub(crate) mod processor;
+pub(crate) mod tsc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -75,7 +76,7 @@ impl MachineState {
     /// The state as bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(32 << 10);
+        let mut bytes = Vec::with_capacity((self.vcpus.len() + 1) * (16 << 10));
         bytes.extend(MAGIC);
         bytes.extend(STATE_VERSION.to_le_bytes());
         postcard::to_extend(self, bytes)

@@ -1,25 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The vCPU and its thread.
+//! A vCPU's thread: running the guest and serving its exits.
 //!
-//! The thread holds the vCPU's lock only while it is in or about to enter the guest. Parked at the
+//! The thread holds its vCPU's lock only while it is in or about to enter the guest. Parked at the
 //! [gate](crate::gate), it holds nothing, and the instruction whose exit it served last is complete:
 //! KVM finishes a port or memory access only on the next `KVM_RUN`, and what is pending until then is
 //! in no readable state (KVM API, section 5). So before parking the thread *drains*: it runs with
 //! `immediate_exit` set, serves whatever that yields, until KVM says `EINTR`. A state taken without this
 //! would execute the access again on the other host.
 //!
+//! What the guest writes to its serial line goes out in the order in which the writes reached the
+//! port, whichever vCPUs made them.
+//!
 //! No failure stops the thread silently: errors and panics become [`GuestEvent::Crashed`].
 
 pub(crate) mod kick;
 pub(crate) mod mmio;
+pub(crate) mod set;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use crate::config::VcpuIndex;
 use crate::devices::{Devices, PortRequest};
 use crate::event::{ConsoleOutput, GuestEvent};
 use crate::gate::{Gate, Order, Parking};
@@ -31,21 +35,22 @@ use mmio::MmioHandler;
 /// parked.
 pub(crate) type SharedVcpu = Arc<Mutex<VcpuFd>>;
 
-/// What the vCPU thread works with.
-pub(crate) struct VcpuThread {
-    pub(crate) vcpu: SharedVcpu,
+/// What all vCPU threads of a machine have in common.
+pub(crate) struct Shared {
     pub(crate) gate: Arc<Gate>,
     pub(crate) devices: Arc<Mutex<Devices>>,
     pub(crate) mmio: Arc<dyn MmioHandler>,
     pub(crate) console: Arc<dyn ConsoleOutput>,
-    pub(crate) events: Sender<GuestEvent>,
+    /// Held from a port write until its output is with the console: keeps the order of the bytes
+    /// that several vCPUs write. Taken before the devices' lock.
+    pub(crate) console_order: Mutex<()>,
 }
 
-/// Why the vCPU left the guest for good, or for now.
-#[derive(Debug)]
-enum Stop {
-    Parking(Parking),
-    Event(GuestEvent),
+/// What one vCPU thread works with.
+pub(crate) struct VcpuThread {
+    pub(crate) index: VcpuIndex,
+    pub(crate) vcpu: SharedVcpu,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What became of one exit.
@@ -61,25 +66,17 @@ enum Served {
 impl VcpuThread {
     /// The thread's body; returns when told to exit.
     pub(crate) fn run(self) {
-        let mut stop = Stop::Parking(Parking::Asked);
-        while self.park(stop) == Order::Run {
-            stop = catch_unwind(AssertUnwindSafe(|| self.run_guest()))
-                .unwrap_or_else(|panic| Stop::Event(crashed(panic_text(panic.as_ref()))));
-        }
-    }
-
-    fn park(&self, stop: Stop) -> Order {
-        match stop {
-            Stop::Parking(why) => self.gate.wait(why, || {}),
-            Stop::Event(event) => self.gate.wait(Parking::Ended, || {
-                // The owner may be gone already; then nobody needs to know.
-                let _ = self.events.send(event);
-            }),
+        let gate = &self.shared.gate;
+        gate.take_seat(self.index);
+        let mut why = Parking::Asked;
+        while gate.wait(self.index, why) == Order::Run {
+            why = catch_unwind(AssertUnwindSafe(|| self.run_guest()))
+                .unwrap_or_else(|panic| Parking::Ended(crashed(panic_text(panic.as_ref()))));
         }
     }
 
     /// Runs the guest until something stops it; nothing is pending then.
-    fn run_guest(&self) -> Stop {
+    fn run_guest(&self) -> Parking {
         let mut vcpu = self.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the vCPU is owned by the `Arc` that `self` holds, so it outlives this call, and
         // with it the value registered here.
@@ -88,11 +85,11 @@ impl VcpuThread {
         let mut output = Vec::new();
         loop {
             kick.clear();
-            if self.gate.must_leave() {
+            if self.shared.gate.must_leave() {
                 return self.drained(&mut vcpu, &kick, pending, Parking::Asked);
             }
-            let wakes_seen = self.gate.wakes();
-            if !self.console.has_room() {
+            let wakes_seen = self.shared.gate.wakes();
+            if !self.shared.console.has_room() {
                 return self.drained(&mut vcpu, &kick, pending, Parking::NoRoom { wakes_seen });
             }
             match self.enter(&mut vcpu, &mut output) {
@@ -103,24 +100,27 @@ impl VcpuThread {
         }
     }
 
-    fn drained(&self, vcpu: &mut VcpuFd, kick: &KickTarget, pending: bool, why: Parking) -> Stop {
+    fn drained(
+        &self,
+        vcpu: &mut VcpuFd,
+        kick: &KickTarget,
+        pending: bool,
+        why: Parking,
+    ) -> Parking {
         if !pending {
-            return Stop::Parking(why);
+            return why;
         }
-        match self.drain(vcpu, kick) {
-            None => Stop::Parking(why),
-            Some(event) => Stop::Event(event),
-        }
+        self.drain(vcpu, kick).map_or(why, Parking::Ended)
     }
 
     /// Ends the run with `event`. Power-off and reset by port write leave that write to be finished.
-    fn ended(&self, vcpu: &mut VcpuFd, kick: &KickTarget, event: GuestEvent) -> Stop {
+    fn ended(&self, vcpu: &mut VcpuFd, kick: &KickTarget, event: GuestEvent) -> Parking {
         if matches!(event, GuestEvent::Crashed { .. }) {
-            return Stop::Event(event);
+            return Parking::Ended(event);
         }
         match self.drain(vcpu, kick) {
-            Some(crash @ GuestEvent::Crashed { .. }) => Stop::Event(crash),
-            _ => Stop::Event(event),
+            Some(crash @ GuestEvent::Crashed { .. }) => Parking::Ended(crash),
+            _ => Parking::Ended(event),
         }
     }
 
@@ -143,23 +143,17 @@ impl VcpuThread {
     /// Enters the guest once and serves the exit.
     fn enter(&self, vcpu: &mut VcpuFd, output: &mut Vec<u8>) -> Served {
         let request = match vcpu.run() {
-            Ok(VcpuExit::IoOut(port, data)) => {
-                let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-                let request = devices.write_port(port, data);
-                devices.serial.take_output(output);
-                request
-            }
+            Ok(VcpuExit::IoOut(port, data)) => self.write_port(port, data, output),
             Ok(VcpuExit::IoIn(port, data)) => {
-                let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-                devices.read_port(port, data);
+                self.lock_devices().read_port(port, data);
                 None
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
-                self.mmio.read(address, data);
+                self.shared.mmio.read(address, data);
                 None
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                self.mmio.write(address, data);
+                self.shared.mmio.write(address, data);
                 None
             }
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Served::Interrupted,
@@ -167,24 +161,51 @@ impl VcpuThread {
             Ok(VcpuExit::Shutdown) => return Served::Event(GuestEvent::Reset),
             Ok(exit) => {
                 let exit = format!("{exit:?}");
-                return Served::Event(crashed(describe(vcpu, &exit)));
+                return Served::Event(self.crash(vcpu, &exit));
             }
+            // EAGAIN: a vCPU that waited to be started was woken, perhaps by its INIT.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 return Served::Interrupted;
             }
             Err(error) => {
-                return Served::Event(crashed(describe(vcpu, &format!("KVM_RUN: {error}"))));
+                return Served::Event(self.crash(vcpu, &format!("KVM_RUN: {error}")));
             }
         };
-        if !output.is_empty() {
-            self.console.write(output);
-            output.clear();
-        }
         match request {
             None => Served::Pending,
             Some(PortRequest::PowerOff) => Served::Event(GuestEvent::PowerOff),
             Some(PortRequest::Reset) => Served::Event(GuestEvent::Reset),
         }
+    }
+
+    fn write_port(&self, port: u16, data: &[u8], output: &mut Vec<u8>) -> Option<PortRequest> {
+        let _order = self
+            .shared
+            .console_order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut devices = self.lock_devices();
+        let request = devices.write_port(port, data);
+        devices.serial.take_output(output);
+        drop(devices);
+        if !output.is_empty() {
+            self.shared.console.write(output);
+            output.clear();
+        }
+        request
+    }
+
+    fn lock_devices(&self) -> MutexGuard<'_, Devices> {
+        self.shared
+            .devices
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened and where the guest was.
+    fn crash(&self, vcpu: &mut VcpuFd, exit: &str) -> GuestEvent {
+        let what = describe(vcpu, exit);
+        crashed(format!("vCPU {}: {what}", self.index))
     }
 }
 
@@ -192,7 +213,6 @@ fn crashed(reason: String) -> GuestEvent {
     GuestEvent::Crashed { reason }
 }
 
-/// What happened and where the guest was.
 fn describe(vcpu: &mut VcpuFd, exit: &str) -> String {
     let suberror = sys::internal_error_code(vcpu);
     let place = match vcpu.get_regs() {

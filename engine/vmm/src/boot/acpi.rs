@@ -20,6 +20,7 @@ use acpi_tables::{Aml, AmlSink};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::BootError;
+use crate::config::VcpuCount;
 use crate::devices::{i8042, power};
 use crate::pci;
 use crate::ram::GuestRam;
@@ -43,7 +44,7 @@ const NO_SLEEP_STATE: u16 = 0x0fff;
 const CENTURY: u8 = 0x32;
 
 /// Writes all tables; returns the RSDP's address.
-pub(super) fn write(ram: &GuestRam) -> Result<u64, BootError> {
+pub(super) fn write(ram: &GuestRam, vcpus: VcpuCount) -> Result<u64, BootError> {
     let mut area = Area {
         ram,
         // The RSDP is written last, to the start of the area.
@@ -52,7 +53,7 @@ pub(super) fn write(ram: &GuestRam) -> Result<u64, BootError> {
     let facs = area.add(&FACS::new())?;
     let dsdt = area.add(&dsdt())?;
     let fadt = area.add(&fadt(dsdt, facs).finalize())?;
-    let madt = area.add(&madt())?;
+    let madt = area.add(&madt(vcpus))?;
     let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
     mcfg.add_ecam(u64::from(pci::ECAM_START), 0, 0, 0);
     let mcfg = area.add(&mcfg)?;
@@ -176,15 +177,19 @@ fn fadt(dsdt: u64, facs: u64) -> FADTBuilder {
     fadt
 }
 
-/// One local APIC, one IOAPIC, NMI on LINT1, and the SCI as a level, active high.
-fn madt() -> Sdt {
+/// A local APIC for each vCPU, one IOAPIC, NMI on LINT1, and the SCI as a level, active high.
+fn madt(vcpus: VcpuCount) -> Sdt {
+    const ENABLED: u8 = 1;
     const PC_AT_COMPATIBLE: u32 = 1;
     const LEVEL_ACTIVE_HIGH: u8 = 0b1101;
     let mut madt = Sdt::new(*b"APIC", MADT_FIXED, 3, OEM, OEM_TABLE, OEM_REVISION);
     madt.write_u32(36, LOCAL_APIC_ADDRESS);
     madt.write_u32(40, PC_AT_COMPATIBLE);
-    // Local APIC: processor 0, APIC 0, enabled.
-    madt.append_slice(&[0, 8, 0, 0, 1, 0, 0, 0]);
+    for vcpu in vcpus.indexes() {
+        // Local APIC: processor and APIC have the same id.
+        let id = vcpu.apic_id();
+        madt.append_slice(&[0, 8, id, id, ENABLED, 0, 0, 0]);
+    }
     let [a, b, c, d] = IO_APIC_ADDRESS.to_le_bytes();
     madt.append_slice(&[1, 12, 0, 0, a, b, c, d, 0, 0, 0, 0]);
     // ISA bus, source and global interrupt 9.
@@ -227,7 +232,7 @@ mod tests {
     #[test]
     fn the_tables_hang_together() {
         let ram = GuestRam::new(MemorySize::from_mib(16).unwrap()).unwrap();
-        let rsdp = write(&ram).unwrap();
+        let rsdp = write(&ram, VcpuCount::new(254).unwrap()).unwrap();
         assert_eq!(rsdp % 16, 0);
         let rsdp = read(&ram, rsdp, 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
@@ -235,7 +240,12 @@ mod tests {
         assert_eq!(&xsdt[..4], b"XSDT");
         let fadt = table(&ram, address_at(&xsdt, 36));
         assert_eq!(&fadt[..4], b"FACP");
-        assert_eq!(&table(&ram, address_at(&xsdt, 44))[..4], b"APIC");
+        let madt = table(&ram, address_at(&xsdt, 44));
+        assert_eq!(&madt[..4], b"APIC");
+        let processors = madt[44..].chunks_exact(8).take(254);
+        for (id, entry) in (0u8..).zip(processors) {
+            assert_eq!(entry, [0, 8, id, id, 1, 0, 0, 0]);
+        }
         let mcfg = table(&ram, address_at(&xsdt, 52));
         assert_eq!(&mcfg[..4], b"MCFG");
         assert_eq!(address_at(&mcfg, 44), u64::from(pci::ECAM_START));

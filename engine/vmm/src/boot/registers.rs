@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The vCPU's registers at the guest's first instruction, and the tables they point to.
+//! The vCPUs' registers at the guest's first instruction, and the tables they point to.
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -87,9 +87,15 @@ impl Entry {
         })
     }
 
+    /// What firmware sets on every CPU, also on those that the guest starts later: an INIT does not
+    /// change it.
+    pub(crate) fn set_common_registers(vcpu: &VcpuFd) -> Result<(), BootError> {
+        msrs::write(vcpu, &[FAST_STRINGS, WRITE_BACK]).map_err(BootError::Reset)
+    }
+
+    /// What the CPU starts with that boots the guest.
     pub(crate) fn set_registers(&self, vcpu: &VcpuFd) -> Result<(), BootError> {
         let failed = |call| move |source| BootError::Kvm { call, source };
-        msrs::write(vcpu, &[FAST_STRINGS, WRITE_BACK]).map_err(BootError::Reset)?;
         vcpu.set_regs(&self.regs).map_err(failed("KVM_SET_REGS"))?;
         let mut sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         set_system_registers(&mut sregs, self.mode);

@@ -31,6 +31,8 @@ pub struct VcpuState {
     debug: kvm_debugregs,
     lapic: kvm_lapic_state,
     tsc_khz: u32,
+    /// Where the host has one that works.
+    pub(crate) tsc_offset: Option<u64>,
     pub(crate) msrs: Vec<Msr>,
     events: kvm_vcpu_events,
 }
@@ -62,6 +64,7 @@ impl VcpuState {
             tsc_khz: vcpu
                 .get_tsc_khz()
                 .map_err(SaveError::kvm("KVM_GET_TSC_KHZ"))?,
+            tsc_offset: save_tsc_offset(vcpu, host)?,
             msrs: msrs::read(vcpu, &host.msrs)?,
             // Last: reading other state may complete what is reported here.
             events: vcpu
@@ -70,13 +73,19 @@ impl VcpuState {
         })
     }
 
-    pub(crate) fn restore(&self, vcpu: &VcpuFd, host: &Host) -> Result<(), RestoreError> {
+    /// Refuses a state that cannot be loaded on this host, before anything is changed.
+    pub(crate) fn check_fits(&self, host: &Host) -> Result<(), RestoreError> {
         if self.xsave.len() != host.xsave_bytes {
             return Err(RestoreError::XsaveSize {
                 found: self.xsave.len(),
                 expected: host.xsave_bytes,
             });
         }
+        self.tsc().map(drop)
+    }
+
+    /// Everything but what depends on the time-stamp counter's final value, or must come after that.
+    pub(crate) fn restore_registers(&self, vcpu: &VcpuFd, host: &Host) -> Result<(), RestoreError> {
         self.restore_tsc_frequency(vcpu, host)?;
         vcpu.set_mp_state(self.mp_state)
             .map_err(RestoreError::kvm("KVM_SET_MP_STATE"))?;
@@ -95,24 +104,25 @@ impl VcpuState {
         // Before the MSRs: the timer mode decides what a TSC deadline means.
         vcpu.set_lapic(&self.lapic)
             .map_err(RestoreError::kvm("KVM_SET_LAPIC"))?;
-        self.restore_msrs(vcpu, host)?;
-        // Last: everything above may clear what is pending.
+        let (_, others) = msrs::split_deadline(&self.msrs);
+        msrs::write(vcpu, &others)
+    }
+
+    /// What comes last, after the time-stamp counters of all vCPUs were set.
+    pub(crate) fn restore_deadline_and_events(&self, vcpu: &VcpuFd) -> Result<(), RestoreError> {
+        // Compared with the counter when written; a deadline of zero would never fire.
+        if let (Some(deadline), _) = msrs::split_deadline(&self.msrs) {
+            msrs::write(vcpu, &[msrs::armed(deadline, self.tsc()?)])?;
+        }
+        // Everything before may clear what is pending. This also forgets an INIT that the old guest
+        // sent and this vCPU has not noticed; a start-up IPI without it does nothing.
         vcpu.set_vcpu_events(&self.events)
             .map_err(RestoreError::kvm("KVM_SET_VCPU_EVENTS"))
     }
 
-    fn restore_msrs(&self, vcpu: &VcpuFd, host: &Host) -> Result<(), RestoreError> {
-        let (deadline, others) = msrs::split_deadline(&self.msrs);
-        msrs::write(vcpu, &others)?;
-        let tsc = msrs::value(&self.msrs, msrs::TSC).ok_or(RestoreError::NoTsc)?;
-        if host.tsc_offset_works {
-            continue_tsc(vcpu, tsc)?;
-        }
-        // After the TSC, which it is compared with; a deadline of zero would never fire.
-        match deadline {
-            Some(deadline) => msrs::write(vcpu, &[msrs::armed(deadline, tsc)]),
-            None => Ok(()),
-        }
+    /// The saved time-stamp counter.
+    pub(crate) fn tsc(&self) -> Result<u64, RestoreError> {
+        msrs::value(&self.msrs, msrs::TSC).ok_or(RestoreError::NoTsc)
     }
 
     fn restore_tsc_frequency(&self, vcpu: &VcpuFd, host: &Host) -> Result<(), RestoreError> {
@@ -140,16 +150,12 @@ pub(crate) fn deviation_ppm(one: u32, other: u32) -> u64 {
     u64::from(one.abs_diff(other)) * 1_000_000 / u64::from(one.max(1))
 }
 
-/// Makes the guest's TSC go on from `tsc`.
-///
-/// Writing the TSC's MSR is not enough: KVM takes a value within a second of what it expects for an
-/// attempt to synchronise vCPUs and keeps the old offset, so the guest could see its TSC go back.
-fn continue_tsc(vcpu: &VcpuFd, tsc: u64) -> Result<(), RestoreError> {
-    let failed = RestoreError::kvm("KVM_VCPU_TSC_OFFSET");
-    let offset = sys::tsc_offset(vcpu).map_err(&failed)?;
-    let now = msrs::read_one(vcpu, msrs::TSC).ok_or(RestoreError::NoTsc)?;
-    let ahead = tsc.wrapping_sub(now);
-    sys::set_tsc_offset(vcpu, offset.wrapping_add(ahead)).map_err(failed)
+fn save_tsc_offset(vcpu: &VcpuFd, host: &Host) -> Result<Option<u64>, SaveError> {
+    if !host.tsc_offset_works {
+        return Ok(None);
+    }
+    let offset = sys::tsc_offset(vcpu).map_err(SaveError::kvm("KVM_VCPU_TSC_OFFSET"))?;
+    Ok(Some(offset))
 }
 
 impl SystemRegisters {

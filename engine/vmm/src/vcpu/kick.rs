@@ -12,11 +12,10 @@ use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::JoinHandle;
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 thread_local! {
     /// `immediate_exit` of the vCPU that this thread runs; null on every other thread.
@@ -84,7 +83,29 @@ pub(crate) fn install_handler() -> Result<(), errno::Error> {
     *INSTALLED.get_or_init(|| register_signal_handler(SIGRTMIN(), on_kick))
 }
 
-/// Interrupts the vCPU of `thread`, wherever it is.
-pub(crate) fn kick(thread: &JoinHandle<()>) -> Result<(), errno::Error> {
-    thread.kill(SIGRTMIN())
+/// A vCPU thread as others reach it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KickHandle {
+    thread: libc::pid_t,
+}
+
+impl KickHandle {
+    /// Of the calling thread.
+    pub(crate) fn of_this_thread() -> Self {
+        Self {
+            thread: nix::unistd::gettid().as_raw(),
+        }
+    }
+
+    /// Interrupts the thread's vCPU, wherever it is.
+    pub(crate) fn kick(self) -> Result<(), errno::Error> {
+        let process = nix::unistd::getpid().as_raw();
+        // SAFETY: the call takes numbers only. A thread that has ended is not found; should its
+        // number be that of another thread of this process by now, the handler does nothing there.
+        let result = unsafe { libc::syscall(libc::SYS_tgkill, process, self.thread, SIGRTMIN()) };
+        if result != 0 {
+            return errno::errno_result();
+        }
+        Ok(())
+    }
 }

@@ -4,7 +4,9 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+#[macro_use]
 pub mod guests;
+pub mod smp_guests;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -13,7 +15,8 @@ use std::time::Duration;
 
 use kemari_vmm::backend::Backends;
 use kemari_vmm::{
-    BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE, PageIndex,
+    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE,
+    PageIndex, VcpuCount,
 };
 
 /// Longer than anything here takes, so that only a hang reaches it.
@@ -143,9 +146,21 @@ impl Bench {
 
     /// The same with `mib` MiB.
     pub fn with_memory(kernel: &Path, cmdline: &str, mib: u32) -> Self {
+        Self::with_config(config(kernel, cmdline, mib))
+    }
+
+    /// A machine of 16 MiB and so many vCPUs.
+    pub fn with_vcpus(kernel: &Path, vcpus: u32) -> Self {
+        Self::with_config(MachineConfig {
+            vcpus: VcpuCount::new(vcpus).unwrap(),
+            ..config(kernel, "", 16)
+        })
+    }
+
+    /// A machine as described.
+    pub fn with_config(config: MachineConfig) -> Self {
         let console = Recorder::new();
         let (sender, events) = channel();
-        let config = config(kernel, cmdline, mib);
         let output: Arc<dyn ConsoleOutput> = Arc::clone(&console) as _;
         let machine = Machine::new(config, Backends::new(output), sender).expect("KVM works here");
         Self {
@@ -161,6 +176,19 @@ impl Bench {
         let mut bench = Self::with_kernel(kernel.path(), cmdline);
         bench.machine.boot().expect("the guest is a good one");
         bench
+    }
+
+    /// The same with so many vCPUs.
+    pub fn booted_smp(code: &[u8], vcpus: u32) -> Self {
+        let kernel = guests::write_elf(code);
+        let mut bench = Self::with_vcpus(kernel.path(), vcpus);
+        bench.machine.boot().expect("the guest is a good one");
+        bench
+    }
+
+    /// A machine of so many vCPUs that nothing was loaded into.
+    pub fn empty_smp(vcpus: u32) -> Self {
+        Self::with_vcpus(Path::new("/nonexistent"), vcpus)
     }
 
     /// A machine of the same kind that nothing was loaded into.
@@ -180,6 +208,8 @@ pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
         memory: MemorySize::from_mib(mib).unwrap(),
         rng: kemari_vmm::Presence::Present,
         balloon: None,
+        vcpus: VcpuCount::ONE,
+        cpu: CpuModel::Host,
         boot: BootSource {
             kernel: kernel.to_owned(),
             initrd: None,
