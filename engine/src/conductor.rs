@@ -363,8 +363,8 @@ pub fn machine_config(config: &VmConfig) -> MachineConfig {
     let memory = MemorySize::from_mib(config.vm.memory_mib.get())
         .expect("the description allows only sizes that machines can have");
     let boot = BootSource {
-        kernel: config.boot.kernel.clone(),
-        initrd: config.boot.initrd.clone(),
+        kernel: config.boot.kernel.clone().into(),
+        initrd: config.boot.initrd.clone().map(Into::into),
         cmdline: config.boot.cmdline.clone(),
     };
     MachineConfig { memory, boot }

@@ -53,8 +53,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib)?,
         boot: BootSource {
-            kernel: PathBuf::from(kernel),
-            initrd: initrd.map(PathBuf::from),
+            kernel: PathBuf::from(kernel).into(),
+            initrd: initrd.map(|path| PathBuf::from(path).into()),
             cmdline,
         },
     };

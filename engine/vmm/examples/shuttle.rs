@@ -63,8 +63,10 @@ fn main() -> Result<(), Failure> {
     let config = MachineConfig {
         memory: MemorySize::from_mib(mib.parse()?)?,
         boot: BootSource {
-            kernel: PathBuf::from(kernel),
-            initrd: Some(PathBuf::from(initrd)).filter(|path| !path.as_os_str().is_empty()),
+            kernel: PathBuf::from(kernel).into(),
+            initrd: Some(initrd.as_str())
+                .filter(|path| !path.is_empty())
+                .map(Into::into),
             cmdline: cmdline.clone(),
         },
     };

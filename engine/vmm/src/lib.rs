@@ -85,7 +85,7 @@ mod sys;
 mod vcpu;
 
 pub use boot::{BootError, check_boot};
-pub use config::{BootSource, MachineConfig, MemorySize, MemorySizeOutOfRange};
+pub use config::{BootFile, BootSource, MachineConfig, MemorySize, MemorySizeOutOfRange};
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;
 pub use devices::{DevicesState, RestoreDevicesError};

@@ -10,7 +10,7 @@ use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::boot::{self, BootError};
-use crate::config::MachineConfig;
+use crate::config::{BootSource, MachineConfig};
 use crate::cpuid;
 use crate::devices::Devices;
 use crate::devices::serial::ConsoleInput;
@@ -133,6 +133,12 @@ impl Machine {
         let entry = boot::load(&self.ram, &self.config)?;
         let vcpu = lock(&self.vcpu);
         entry.set_registers(&vcpu)
+    }
+
+    /// Says what the next [`boot`](Self::boot) loads: after a reset, a disk may hold another kernel
+    /// than before.
+    pub fn set_boot_source(&mut self, source: BootSource) {
+        self.config.boot = source;
     }
 
     /// Lets the vCPU run. Does nothing while running, and after the guest's run ended (power-off,

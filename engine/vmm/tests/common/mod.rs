@@ -178,7 +178,7 @@ pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
     MachineConfig {
         memory: MemorySize::from_mib(mib).unwrap(),
         boot: BootSource {
-            kernel: kernel.to_owned(),
+            kernel: kernel.to_owned().into(),
             initrd: None,
             cmdline: cmdline.to_owned(),
         },
