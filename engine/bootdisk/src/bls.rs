@@ -15,7 +15,7 @@ use crate::choice::Choice;
 use crate::error::{BootDiskError, Looked};
 use crate::glob;
 use crate::grub;
-use crate::limits::{ENTRIES_MAX, INITRDS_MAX};
+use crate::limits::{ENTRIES_MAX, ENTRY_BYTES_MAX, INITRDS_MAX};
 use crate::volume::join;
 use crate::volumes::{FileAt, VolumeIndex, Volumes};
 use entry::Entry;
@@ -84,7 +84,7 @@ fn read_all(volumes: &Volumes, looked: &mut Looked) -> Result<Vec<Entry>, BootDi
             let configs = names.iter().filter(|name| name.ends_with(".conf"));
             for name in configs.take(ENTRIES_MAX) {
                 let path = join(directory, name);
-                let Some(text) = volume.text(&path)? else {
+                let Some(text) = volume.text_of(&path, ENTRY_BYTES_MAX)? else {
                     continue;
                 };
                 match Entry::parse(index, name, &text) {

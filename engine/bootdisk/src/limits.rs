@@ -9,6 +9,8 @@ pub(crate) const INITRD_BYTES_MAX: u64 = 1 << 30;
 pub(crate) const INITRDS_MAX: usize = 32;
 /// Bytes of a configuration file.
 pub(crate) const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of one boot entry's file; many are kept at a time.
+pub(crate) const ENTRY_BYTES_MAX: u64 = 64 << 10;
 /// Boot entries that are looked at.
 pub(crate) const ENTRIES_MAX: usize = 1024;
 /// Bytes of a command line. The boot protocol carries less; the loader checks that.
@@ -28,4 +30,4 @@ pub(crate) const PATH_BYTES_MAX: usize = 4096;
 pub(crate) const INCLUDE_DEPTH_MAX: usize = 8;
 
 /// Bytes read from an image in all: the largest kernel and initrd, and plenty for what leads there.
-pub(crate) const READ_BYTES_MAX: u64 = 6 << 30;
+pub(crate) const READ_BYTES_MAX: u64 = 3 << 30;

@@ -116,7 +116,12 @@ impl Volume {
 
     /// A configuration file as text; what is no UTF-8 is replaced.
     pub(crate) fn text(&self, path: &str) -> Result<Option<String>, BootDiskError> {
-        let bytes = self.read(path, CONFIG_BYTES_MAX)?;
+        self.text_of(path, CONFIG_BYTES_MAX)
+    }
+
+    /// The same of at most `limit` bytes.
+    pub(crate) fn text_of(&self, path: &str, limit: u64) -> Result<Option<String>, BootDiskError> {
+        let bytes = self.read(path, limit)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 

@@ -14,8 +14,8 @@ use crate::error::Problem;
 use crate::image::Window;
 use crate::limits::{DIRECTORY_BYTES_MAX, DIRECTORY_NAMES_MAX, PATH_BYTES_MAX, SYMLINKS_MAX};
 
-/// 128 TiB with 4 KiB blocks.
-const GROUPS_MAX: u64 = 1 << 20;
+/// 32 TiB with 4 KiB blocks.
+const GROUPS_MAX: u64 = 1 << 18;
 /// What `mke2fs` makes at most by itself.
 const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 /// Components of a path with all its links.

@@ -9,11 +9,13 @@ use fat::{FatFs, FatVariant, FileId, Geometry, Node};
 use super::components;
 use crate::error::Problem;
 use crate::image::Window;
-use crate::limits::DIRECTORY_BYTES_MAX;
 
-/// 16 GiB with 4 KiB clusters; an EFI system partition has less than one.
-const CLUSTERS_MAX: u32 = 4 << 20;
-const TABLE_BYTES_MAX: u64 = 32 << 20;
+/// 8 GiB with 4 KiB clusters; an EFI system partition has less than one.
+const CLUSTERS_MAX: u32 = 2 << 20;
+/// The crate keeps the table in memory; this is what so many clusters need.
+const TABLE_BYTES_MAX: u64 = 8 << 20;
+/// The specification's limit of a directory.
+const DIRECTORY_BYTES_MAX: u64 = 2 << 20;
 
 pub(super) struct Fat {
     fs: FatFs<Window>,
