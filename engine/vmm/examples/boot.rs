@@ -64,8 +64,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         vcpus: VcpuCount::new(vcpus)?,
         cpu,
         boot: BootSource {
-            kernel: PathBuf::from(kernel),
-            initrd: initrd.map(PathBuf::from),
+            kernel: PathBuf::from(kernel).into(),
+            initrd: initrd.map(|path| PathBuf::from(path).into()),
             cmdline,
         },
     };

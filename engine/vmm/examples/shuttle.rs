@@ -68,8 +68,10 @@ fn main() -> Result<(), Failure> {
         vcpus: VcpuCount::new(vcpus.parse()?)?,
         cpu: cpu.parse()?,
         boot: BootSource {
-            kernel: PathBuf::from(kernel),
-            initrd: Some(PathBuf::from(initrd)).filter(|path| !path.as_os_str().is_empty()),
+            kernel: PathBuf::from(kernel).into(),
+            initrd: Some(initrd.as_str())
+                .filter(|path| !path.is_empty())
+                .map(Into::into),
             cmdline: cmdline.clone(),
         },
     };

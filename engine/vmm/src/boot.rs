@@ -17,22 +17,21 @@
 //! | end of low RAM | initrd |
 
 mod acpi;
+mod file;
 mod kernel;
 mod linux;
 mod pvh;
 mod registers;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::errno;
 
-use crate::config::{BootSource, MachineConfig};
+use crate::config::{BootFile, BootSource, MachineConfig};
 use crate::error::RestoreError;
 use crate::pci;
 use crate::ram::{GuestRam, MapMemoryError, ram_ranges};
+use file::OpenFile;
 use kernel::Kernel;
 pub(crate) use registers::Entry;
 
@@ -56,39 +55,37 @@ pub enum BootError {
     #[error("Cannot reset the machine")]
     Reset(#[source] RestoreError),
     /// A file cannot be read.
-    #[error("Cannot read the {what} {path}: check the path and its permissions", path = path.display())]
+    #[error("Cannot read the {what} {file}: check the path and its permissions")]
     Read {
         /// "kernel" or "initrd".
         what: &'static str,
-        /// The file.
-        path: PathBuf,
+        /// The file's path or name.
+        file: String,
         /// Why.
         #[source]
         source: std::io::Error,
     },
     /// The file is no kernel that can be booted.
     #[error(
-        "{path} cannot be booted, it is {found}: name a Linux bzImage (usually /boot/vmlinuz-VERSION) \
-         or an ELF file with a PVH entry note (a vmlinux built with CONFIG_PVH=y)",
-        path = path.display()
+        "{file} cannot be booted, it is {found}: name a Linux bzImage (usually /boot/vmlinuz-VERSION) \
+         or an ELF file with a PVH entry note (a vmlinux built with CONFIG_PVH=y)"
     )]
     NotAKernel {
-        /// The file.
-        path: PathBuf,
+        /// The file's path or name.
+        file: String,
         /// What the file looks like.
         found: String,
     },
     /// The kernel or initrd needs more memory than the guest has.
     #[error(
-        "The {what} {path} needs {needed_mib} MiB of guest memory, the guest has {memory_mib} MiB: \
-         give it more",
-        path = path.display()
+        "The {what} {file} needs {needed_mib} MiB of guest memory, the guest has {memory_mib} MiB: \
+         give it more"
     )]
     MemoryTooSmall {
         /// "kernel" or "initrd".
         what: &'static str,
-        /// The file.
-        path: PathBuf,
+        /// The file's path or name.
+        file: String,
         /// Least memory that would do, in MiB.
         needed_mib: u64,
         /// Memory of the guest below the hole at 3 GiB, in MiB.
@@ -123,7 +120,8 @@ pub enum BootError {
 }
 
 /// Tries a machine's boot files without making a machine: everything [`crate::Machine::boot`] may
-/// refuse but KVM's own objections.
+/// refuse but KVM's own objections. Needs no KVM, and no files where the source has its content in
+/// memory ([`BootFile::Bytes`]): a fuzzer's way in.
 ///
 /// # Errors
 /// As [`crate::Machine::boot`].
@@ -140,7 +138,7 @@ pub(crate) fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, Boot
         .map_or(0, |(start, length)| start + length);
     let kernel = kernel::load(ram, &source.kernel, low_end)?;
     let initrd = match &source.initrd {
-        Some(path) => Some(load_initrd(ram, path, low_end, &kernel)?),
+        Some(source) => Some(load_initrd(ram, source, low_end, &kernel)?),
         None => None,
     };
     write_command_line(ram, source, kernel.command_line_limit())?;
@@ -226,12 +224,12 @@ fn write_command_line(ram: &GuestRam, source: &BootSource, limit: usize) -> Resu
 /// Puts the initrd at the end of low RAM, above everything the kernel needs.
 fn load_initrd(
     ram: &GuestRam,
-    path: &Path,
+    source: &BootFile,
     low_end: u64,
     kernel: &Kernel,
 ) -> Result<Initrd, BootError> {
-    let mut file = open("initrd", path)?;
-    let size = length("initrd", path, &file)?;
+    let mut file = OpenFile::open("initrd", source)?;
+    let size = file.length()?;
     let top = low_end.min(kernel.initrd_end_limit());
     let address = top
         .checked_sub(size)
@@ -239,38 +237,13 @@ fn load_initrd(
         .filter(|start| *start >= kernel.end())
         .ok_or_else(|| BootError::MemoryTooSmall {
             what: "initrd",
-            path: path.to_owned(),
-            needed_mib: (kernel.end() + size + 0xfff).div_ceil(1 << 20),
+            file: source.to_string(),
+            needed_mib: (kernel.end().saturating_add(size).saturating_add(0xfff)).div_ceil(1 << 20),
             memory_mib: low_end >> 20,
         })?;
     let bytes = usize::try_from(size).unwrap_or(usize::MAX);
     ram.mapping()
-        .read_exact_volatile_from(GuestAddress(address), &mut file, bytes)
-        .map_err(|error| BootError::Read {
-            what: "initrd",
-            path: path.to_owned(),
-            source: std::io::Error::other(error),
-        })?;
+        .read_exact_volatile_from(GuestAddress(address), file.content(), bytes)
+        .map_err(|error| file.failed(std::io::Error::other(error)))?;
     Ok(Initrd { address, size })
-}
-
-fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
-    File::open(path).map_err(|source| BootError::Read {
-        what,
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn length(what: &'static str, path: &Path, file: &File) -> Result<u64, BootError> {
-    let failed = |source| BootError::Read {
-        what,
-        path: path.to_owned(),
-        source,
-    };
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(failed(std::io::Error::other("it is not a regular file")));
-    }
-    Ok(metadata.len())
 }

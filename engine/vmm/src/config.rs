@@ -6,6 +6,7 @@ mod vcpus;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -81,13 +82,68 @@ impl From<MemorySize> for u32 {
     }
 }
 
+/// A kernel or initrd: a file of the host, or content that was read from somewhere else already.
+#[derive(Clone, PartialEq, Eq)]
+pub enum BootFile {
+    /// A file of the host, read at each boot.
+    Path(PathBuf),
+    /// Content in memory, the same at each boot. Clones share it.
+    Bytes {
+        /// Where the content is from, for messages.
+        name: String,
+        /// The content.
+        bytes: Arc<[u8]>,
+    },
+}
+
+impl BootFile {
+    /// Content in memory; `name` tells in messages where it is from.
+    pub fn from_bytes(name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self::Bytes {
+            name: name.into(),
+            bytes: bytes.into(),
+        }
+    }
+}
+
+impl From<PathBuf> for BootFile {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&str> for BootFile {
+    fn from(path: &str) -> Self {
+        Self::Path(path.into())
+    }
+}
+
+impl fmt::Display for BootFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Bytes { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Debug for BootFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
+            // The content may be a gigabyte.
+            Self::Bytes { name, bytes } => write!(f, "Bytes({name:?}, {} bytes)", bytes.len()),
+        }
+    }
+}
+
 /// Where the guest's first instructions come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootSource {
     /// A Linux `bzImage`, or an ELF file with a PVH entry note.
-    pub kernel: PathBuf,
+    pub kernel: BootFile,
     /// Initial RAM disk, given to the guest unchanged.
-    pub initrd: Option<PathBuf>,
+    pub initrd: Option<BootFile>,
     /// Kernel command line.
     pub cmdline: String,
 }
@@ -142,5 +198,15 @@ mod tests {
         );
         assert!(MemorySize::from_mib(65_537).is_err());
         assert_eq!(MemorySize::from_mib(16).unwrap().bytes(), 16 << 20);
+    }
+
+    #[test]
+    fn content_in_memory_is_called_by_its_name_and_never_printed() {
+        let file = BootFile::from_bytes("/vmlinuz of partition 1 of disk.img", vec![7; 1000]);
+        assert_eq!(file.to_string(), "/vmlinuz of partition 1 of disk.img");
+        assert_eq!(
+            format!("{file:?}"),
+            "Bytes(\"/vmlinuz of partition 1 of disk.img\", 1000 bytes)"
+        );
     }
 }

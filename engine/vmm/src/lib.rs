@@ -101,8 +101,8 @@ mod virtio;
 
 pub use boot::{BootError, check_boot};
 pub use config::{
-    BootSource, CpuModel, FreePageReporting, MachineConfig, MemorySize, MemorySizeOutOfRange,
-    Presence, UnknownCpuModel, VcpuCount, VcpuCountOutOfRange,
+    BootFile, BootSource, CpuModel, FreePageReporting, MachineConfig, MemorySize,
+    MemorySizeOutOfRange, Presence, UnknownCpuModel, VcpuCount, VcpuCountOutOfRange,
 };
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;

@@ -9,7 +9,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::backend::Backends;
 use crate::boot::{self, BootError};
-use crate::config::{MachineConfig, VcpuCount, VcpuIndex};
+use crate::config::{BootSource, MachineConfig, VcpuCount, VcpuIndex};
 use crate::cpuid::{self, CpuidLeaf};
 use crate::devices::serial::ConsoleInput;
 use crate::devices::{Devices, RestoreDevicesError};
@@ -118,6 +118,12 @@ impl Machine {
         }
         let entry = boot::load(&self.ram, &self.config)?;
         self.vcpus.set_entry(&entry)
+    }
+
+    /// Says what the next [`boot`](Self::boot) loads: after a reset, a disk may hold another kernel
+    /// than before.
+    pub fn set_boot_source(&mut self, source: BootSource) {
+        self.config.boot = source;
     }
 
     /// Lets the vCPUs run. Does nothing while running, and after the guest's run ended (power-off,

@@ -5,16 +5,14 @@
 //! does not fit, and zeroing the parts of an ELF image that have no file content (after a reset,
 //! memory is not zero).
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
-
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{BootError, COMMAND_LINE_LIMIT, HIGH_MEMORY, length, open};
+use super::file::OpenFile;
+use super::{BootError, COMMAND_LINE_LIMIT, HIGH_MEMORY};
+use crate::config::BootFile;
 use crate::ram::GuestRam;
 
 /// First boot protocol version that tells of a 64-bit entry point.
@@ -24,6 +22,11 @@ const SETUP_HEADER_MAGIC: [u8; 4] = *b"HdrS";
 const SETUP_HEADER_MAGIC_AT: usize = 0x202;
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+const PROGRAM_HEADER_SIZE: usize = 56;
+/// A vmlinux has about five program headers and half a KiB of notes.
+const PROGRAM_HEADERS_MAX: u16 = 64;
+const NOTE_SIZE_MAX: u64 = 1 << 20;
 
 /// A loaded kernel.
 pub(super) enum Kernel {
@@ -34,6 +37,7 @@ pub(super) enum Kernel {
 pub(super) struct LinuxKernel {
     pub(super) load_address: u64,
     pub(super) header: setup_header,
+    end: u64,
 }
 
 pub(super) struct PvhKernel {
@@ -45,7 +49,7 @@ impl Kernel {
     /// First address the kernel does not use before it manages memory itself.
     pub(super) fn end(&self) -> u64 {
         match self {
-            Self::Linux(kernel) => linux_end(&kernel.header),
+            Self::Linux(kernel) => kernel.end,
             Self::Pvh(kernel) => kernel.end,
         }
     }
@@ -72,25 +76,11 @@ fn linux_end(header: &setup_header) -> u64 {
     at.saturating_add(u64::from(header.init_size))
 }
 
-/// Loads the kernel `path` into memory whose low part ends at `low_end`.
-pub(super) fn load(ram: &GuestRam, path: &Path, low_end: u64) -> Result<Kernel, BootError> {
-    let mut file = open("kernel", path)?;
-    length("kernel", path, &file)?;
-    let mut head = Vec::new();
-    Read::by_ref(&mut file)
-        .take(4096)
-        .read_to_end(&mut head)
-        .map_err(|source| BootError::Read {
-            what: "kernel",
-            path: path.to_owned(),
-            source,
-        })?;
-    let loading = Loading {
-        ram,
-        path,
-        low_end,
-        file,
-    };
+/// Loads the kernel `source` into memory whose low part ends at `low_end`.
+pub(super) fn load(ram: &GuestRam, source: &BootFile, low_end: u64) -> Result<Kernel, BootError> {
+    let mut file = OpenFile::open("kernel", source)?;
+    let head = file.head(0, 4096)?;
+    let loading = Loading { ram, low_end, file };
     if head.starts_with(&ELF_MAGIC) {
         return loading.elf(&head);
     }
@@ -102,18 +92,18 @@ pub(super) fn load(ram: &GuestRam, path: &Path, low_end: u64) -> Result<Kernel, 
 
 struct Loading<'a> {
     ram: &'a GuestRam,
-    path: &'a Path,
     low_end: u64,
-    file: File,
+    file: OpenFile,
 }
 
 impl Loading<'_> {
     fn bzimage(mut self) -> Result<Kernel, BootError> {
-        self.check_size(HIGH_MEMORY + length("kernel", self.path, &self.file)?)?;
+        let file_end = HIGH_MEMORY.saturating_add(self.file.length()?);
+        self.check_size(file_end)?;
         let loaded = BzImage::load(
             self.ram.mapping(),
             Some(GuestAddress(HIGH_MEMORY)),
-            &mut self.file,
+            self.file.content(),
             None,
         )
         .map_err(|error| self.not_a_kernel(format!("a damaged bzImage ({error})")))?;
@@ -124,10 +114,13 @@ impl Loading<'_> {
         if version < PROTOCOL_WITH_XLOADFLAGS || flags & XLF_KERNEL_64 == 0 {
             return Err(self.not_a_kernel("a bzImage without 64-bit entry point".to_owned()));
         }
-        self.check_size(linux_end(&header))?;
+        // A header may promise less than there is.
+        let end = linux_end(&header).max(loaded.kernel_end);
+        self.check_size(end)?;
         Ok(Kernel::Linux(LinuxKernel {
             load_address: loaded.kernel_load.0,
             header,
+            end,
         }))
     }
 
@@ -142,7 +135,7 @@ impl Loading<'_> {
             let found = "an ELF file with a segment below 1 MiB, where boot data is".to_owned();
             return Err(self.not_a_kernel(found));
         }
-        let loaded = Elf::load(self.ram.mapping(), None, &mut self.file, None)
+        let loaded = Elf::load(self.ram.mapping(), None, self.file.content(), None)
             .map_err(|error| self.not_a_kernel(format!("a damaged ELF file ({error})")))?;
         let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
             return Err(self.not_a_kernel("an ELF file without PVH entry note".to_owned()));
@@ -160,23 +153,22 @@ impl Loading<'_> {
     fn segments(&mut self, head: &[u8]) -> Result<Vec<Segment>, BootError> {
         let table = u64_at(head, 0x20).unwrap_or(0);
         let count = u16_at(head, 0x38).unwrap_or(0);
-        let mut headers = Vec::new();
-        self.file
-            .seek(SeekFrom::Start(table))
-            .and_then(|_| {
-                Read::by_ref(&mut self.file)
-                    .take(u64::from(count) * 56)
-                    .read_to_end(&mut headers)
-            })
-            .map_err(|source| BootError::Read {
-                what: "kernel",
-                path: self.path.to_owned(),
-                source,
-            })?;
-        Ok(headers
-            .chunks_exact(56)
-            .filter_map(Segment::parse)
-            .collect())
+        // linux-loader goes through every note and every segment of every header: a table made to
+        // keep it busy must not reach it.
+        if count > PROGRAM_HEADERS_MAX {
+            return Err(self.not_a_kernel(format!("an ELF file with {count} program headers")));
+        }
+        let headers = self
+            .file
+            .head(table, u64::from(count) * PROGRAM_HEADER_SIZE as u64)?;
+        let parsed = || headers.chunks_exact(PROGRAM_HEADER_SIZE);
+        if parsed().any(|header| {
+            u32_at(header, 0) == Some(PT_NOTE)
+                && u64_at(header, 0x20).is_none_or(|size| size > NOTE_SIZE_MAX)
+        }) {
+            return Err(self.not_a_kernel("an ELF file with an absurd note".to_owned()));
+        }
+        Ok(parsed().filter_map(Segment::parse).collect())
     }
 
     fn zero(&self, segment: &Segment) -> Result<(), BootError> {
@@ -197,7 +189,7 @@ impl Loading<'_> {
         }
         Err(BootError::MemoryTooSmall {
             what: "kernel",
-            path: self.path.to_owned(),
+            file: self.file.name().to_owned(),
             needed_mib: end.div_ceil(1 << 20),
             memory_mib: self.low_end >> 20,
         })
@@ -205,7 +197,7 @@ impl Loading<'_> {
 
     fn not_a_kernel(&self, found: String) -> BootError {
         BootError::NotAKernel {
-            path: self.path.to_owned(),
+            file: self.file.name().to_owned(),
             found,
         }
     }

@@ -26,6 +26,10 @@ pub(super) fn prepare(
         ..boot_params::default()
     };
     params.hdr.type_of_loader = LOADER_TYPE;
+    // The kernel's file has no say in what a boot loader fills in.
+    params.hdr.setup_data = 0;
+    params.hdr.ramdisk_image = 0;
+    params.hdr.ramdisk_size = 0;
     // Everything is below 4 GiB by construction.
     params.hdr.cmd_line_ptr = low32(COMMAND_LINE);
     if let Some(initrd) = &guest.initrd {

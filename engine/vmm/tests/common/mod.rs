@@ -211,7 +211,7 @@ pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
         vcpus: VcpuCount::ONE,
         cpu: CpuModel::Host,
         boot: BootSource {
-            kernel: kernel.to_owned(),
+            kernel: kernel.to_owned().into(),
             initrd: None,
             cmdline: cmdline.to_owned(),
         },
