@@ -2,17 +2,19 @@
 //! From the description to what `kemari-vmm` builds a machine of: the only place that knows both.
 //!
 //! Nothing of a description is ignored in silence. What the machine cannot be given is refused by
-//! name, before anything is started; [`refuse_unsupported`] lists it, and shrinks as the machine
+//! name, before anything is started; [`unsupported`] lists it, and shrinks as the machine
 //! grows. The devices that a description has without asking (`[rng]`, `[balloon]`, `[sandbox]`) are
 //! not refused while they are as they are by default.
 
-use kemari_api::config::{BootSection, CpuModel, DirtyTracking, HugePages, KernelBoot, VmConfig};
+use kemari_api::config::{
+    BootSection, CpuModel, DirtyTracking, HugePages, NumaNode, UserName, VmConfig, shown,
+};
 use kemari_vmm::{BootSource, MachineConfig, MemorySize};
 use thiserror::Error;
 
 /// A description that is right but asks for what this engine does not have.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{}: this release cannot do that ({value}): {remedy}", kemari_api::config::shown(.key))]
+#[error("{}: {told}", shown(.key), told = told(value, remedy))]
 pub struct Unsupported {
     /// The path of the key, as [`kemari_api::config::KeyLines`] knows it.
     pub key: &'static str,
@@ -25,6 +27,15 @@ impl Unsupported {
         let value = value.to_string();
         Self { key, value, remedy }
     }
+
+    /// What it says without the key.
+    pub fn told(&self) -> String {
+        told(&self.value, self.remedy)
+    }
+}
+
+fn told(value: &str, remedy: &str) -> String {
+    format!("this release cannot do that ({value}); {remedy}")
 }
 
 /// The machine that a description describes.
@@ -32,7 +43,9 @@ impl Unsupported {
 /// # Errors
 /// The first thing it asks for that this engine does not have.
 pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, Unsupported> {
-    refuse_unsupported(config)?;
+    if let Some(first) = unsupported(config).into_iter().next() {
+        return Err(first);
+    }
     Ok(MachineConfig {
         memory: memory(config)?,
         boot: boot(&config.boot)?,
@@ -47,14 +60,10 @@ fn memory(config: &VmConfig) -> Result<MemorySize, Unsupported> {
 
 fn boot(boot: &BootSection) -> Result<BootSource, Unsupported> {
     match boot {
-        BootSection::Kernel(KernelBoot {
-            kernel,
-            initrd,
-            cmdline,
-        }) => Ok(BootSource {
-            kernel: kernel.clone(),
-            initrd: initrd.clone(),
-            cmdline: cmdline.clone(),
+        BootSection::Kernel(boot) => Ok(BootSource {
+            kernel: boot.kernel.clone(),
+            initrd: boot.initrd.clone(),
+            cmdline: boot.cmdline.clone(),
         }),
         BootSection::Disk(boot) => Err(Unsupported::new(
             "boot.disk",
@@ -64,60 +73,77 @@ fn boot(boot: &BootSection) -> Result<BootSource, Unsupported> {
     }
 }
 
-// MAPPING POINT: everything below is what kemari-vmm could not be given when this was written. A
-// line goes when its key is mapped above.
-fn refuse_unsupported(config: &VmConfig) -> Result<(), Unsupported> {
-    let refuse = |asked: bool, key, value: &dyn ToString, remedy| {
-        if asked {
-            Err(Unsupported::new(key, value, remedy))
-        } else {
-            Ok(())
-        }
-    };
+/// Everything a description asks for that this engine does not have.
+//
+// MAPPING POINT: a line goes when its key is mapped in `machine_config`.
+pub fn unsupported(config: &VmConfig) -> Vec<Unsupported> {
+    // Taken apart, so that a new section cannot be forgotten here.
     let VmConfig {
         vm,
-        memory,
-        boot: _,
-        disk,
-        network,
+        memory: ram,
+        boot: start,
+        disk: disks,
+        network: networks,
         console,
         rng,
         balloon,
         sandbox,
         replication: _,
     } = config;
-    let vcpus = vm.vcpus.get();
-    refuse(vcpus != 1, "vm.vcpus", &vcpus, "give 1")?;
-    let cpu = vm.cpu;
-    refuse(cpu != CpuModel::Host, "vm.cpu", &cpu, "give \"host\"")?;
-    let pages = memory.huge_pages;
-    let wrong = pages != HugePages::Transparent;
-    refuse(wrong, "memory.huge_pages", &pages, "give \"transparent\"")?;
-    refuse(memory.lock, "memory.lock", &"true", "leave it out")?;
-    if let Some(node) = memory.numa_node {
-        refuse(true, "memory.numa_node", &node, "leave it out")?;
-    }
-    let tracking = memory.dirty_tracking;
-    let wrong = tracking != DirtyTracking::Auto;
-    refuse(wrong, "memory.dirty_tracking", &tracking, "give \"auto\"")?;
-    let disks = format!("{} described", disk.len());
-    refuse(!disk.is_empty(), "disk[0]", &disks, "remove it")?;
-    let networks = format!("{} described", network.len());
-    refuse(!network.is_empty(), "network[0]", &networks, "remove it")?;
-    refuse(console.virtio, "console.virtio", &"true", "leave it out")?;
-    refuse(!rng.enabled, "rng.enabled", &"false", "leave it out")?;
+    let mut found = Vec::new();
+    found.extend(memory(config).err());
+    found.extend(boot(start).err());
+    let mut refuse = |asked: bool, key, value: &dyn ToString, remedy| {
+        if asked {
+            found.push(Unsupported::new(key, value, remedy));
+        }
+    };
+    let out = "leave it out";
+    refuse(vm.vcpus.get() != 1, "vm.vcpus", &vm.vcpus, "give 1");
+    refuse(vm.cpu != CpuModel::Host, "vm.cpu", &vm.cpu, out);
+    let pages = ram.huge_pages;
     refuse(
-        !balloon.enabled,
-        "balloon.enabled",
-        &"false",
-        "leave it out",
-    )?;
-    let reporting = balloon.free_page_reporting;
+        pages != HugePages::Transparent,
+        "memory.huge_pages",
+        &pages,
+        out,
+    );
+    refuse(ram.lock, "memory.lock", &"true", out);
+    let node = ram.numa_node.map(NumaNode::get).unwrap_or_default();
+    refuse(ram.numa_node.is_some(), "memory.numa_node", &node, out);
+    let tracking = ram.dirty_tracking;
+    refuse(
+        tracking != DirtyTracking::Auto,
+        "memory.dirty_tracking",
+        &tracking,
+        out,
+    );
+    let number = |number| format!("{number} described");
+    refuse(
+        !disks.is_empty(),
+        "disk[0]",
+        &number(disks.len()),
+        "remove it",
+    );
+    refuse(
+        !networks.is_empty(),
+        "network[0]",
+        &number(networks.len()),
+        "remove it",
+    );
+    refuse(console.virtio, "console.virtio", &"true", out);
+    refuse(!rng.enabled, "rng.enabled", &"false", out);
+    refuse(!balloon.enabled, "balloon.enabled", &"false", out);
     let key = "balloon.free_page_reporting";
-    refuse(!reporting, key, &"false", "leave it out")?;
-    // Turning it off is what this engine does anyway.
-    let user = sandbox.user != Default::default();
-    refuse(user, "sandbox.user", &sandbox.user, "leave it out")
+    refuse(!balloon.free_page_reporting, key, &"false", out);
+    // sandbox.enabled = false is what this engine does anyway.
+    refuse(
+        sandbox.user != UserName::default(),
+        "sandbox.user",
+        &sandbox.user,
+        out,
+    );
+    found
 }
 
 #[cfg(test)]

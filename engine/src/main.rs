@@ -15,6 +15,7 @@
 //! order. The data path never crosses the async runtime.
 #![forbid(unsafe_code)]
 
+mod check;
 mod clock;
 mod conductor;
 mod console;
@@ -25,11 +26,14 @@ mod machine_config;
 mod record;
 mod run;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kemari_api::NodeName;
+
+use crate::exit::{Failure, FailureKind};
 
 /// One replica of a fault-tolerant virtual machine.
 #[derive(Debug, Parser)]
@@ -43,6 +47,22 @@ struct CommandLine {
 enum Subject {
     /// Run a replica: boot the guest, or with --incoming wait to receive or to be promoted.
     Run(RunArguments),
+    /// Check descriptions and whether this node has what they need, without starting anything.
+    Check(CheckArguments),
+    /// Print the JSON schema of a description, for editors.
+    Schema,
+}
+
+/// What `kemari-engine check` was told.
+#[derive(Debug, clap::Args)]
+struct CheckArguments {
+    /// Descriptions of VMs, TOML files.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Check the text only, not whether this node has what it names.
+    #[arg(long)]
+    no_host: bool,
 }
 
 /// What `kemari-engine run` was told.
@@ -68,8 +88,12 @@ struct RunArguments {
 
 fn main() -> ExitCode {
     start_logging();
-    let Subject::Run(arguments) = CommandLine::parse().command;
-    match run::run(&arguments) {
+    let ended = match CommandLine::parse().command {
+        Subject::Run(arguments) => run::run(&arguments),
+        Subject::Check(arguments) => return check::run(&arguments),
+        Subject::Schema => print_schema(),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
@@ -77,6 +101,14 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+fn print_schema() -> Result<(), Failure> {
+    let mut text = format!("{:#}", kemari_api::config::schema());
+    text.push('\n');
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Failure::new(FailureKind::Other, &error))
 }
 
 /// Events go to standard error, where journald or a person reads them.
