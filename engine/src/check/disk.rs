@@ -106,21 +106,25 @@ fn usable(disk: &DiskSection, mut file: File, running: Running) -> Result<(), Un
 /// Whether another open file has a lock that the engine's would conflict with: one writer, or any
 /// number of readers. It is only asked for, not taken (fcntl(2), `F_OFD_GETLK`).
 fn locked(file: &File, disk: &DiskSection) -> bool {
-    let kind = if disk.read_only {
+    let mut lock = whole_file(if disk.read_only {
         libc::F_RDLCK
     } else {
         libc::F_WRLCK
-    };
-    let small = |number: i32| i16::try_from(number).unwrap_or_default();
-    let mut lock = libc::flock {
+    });
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
+}
+
+/// A lock of this kind from the first byte to the last.
+fn whole_file(kind: i32) -> libc::flock {
+    let small = |number: i32| i16::try_from(number).expect("libc's constants are small");
+    libc::flock {
         l_type: small(kind),
         l_whence: small(libc::SEEK_SET),
         l_start: 0,
         l_len: 0,
         l_pid: 0,
-    };
-    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
-    asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
+    }
 }
 
 /// Whether a block device has an owner in the kernel: a mount, a volume, another engine. open(2),
@@ -203,13 +207,7 @@ mod tests {
             .write(true)
             .open(fake.path("disk"));
         let file = file.unwrap();
-        let lock = libc::flock {
-            l_type: libc::F_WRLCK as i16,
-            l_whence: libc::SEEK_SET as i16,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
+        let lock = whole_file(libc::F_WRLCK);
         fcntl(&file, F_OFD_SETLK(&lock)).unwrap();
         for more in ["", "read_only = true\n"] {
             let found = told(&fake, more, Running::No);
