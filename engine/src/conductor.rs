@@ -43,6 +43,7 @@ use crate::attachments::Attachments;
 use crate::clock;
 use crate::link::active::{LinkEvent, LinkId};
 use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
+use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
 use crate::record::LicenceFile;
 use capture::Capture;
@@ -301,15 +302,21 @@ impl Conductor {
             .machine
             .pause()
             .map_err(|error| crate::exit::chain(&error))
-            .and_then(|()| {
-                self.machine
-                    .boot()
-                    .map_err(|error| crate::exit::chain(&error))
-            });
+            .and_then(|()| self.boot_machine());
         match booted {
             Ok(()) => self.resume_guest(),
             Err(text) => self.end = Some(End::Failed(format!("Reset failed: {text}"))),
         }
+    }
+
+    /// Loads what the guest starts from, which its disk may have changed since the last time.
+    fn boot_machine(&mut self) -> Result<(), String> {
+        let source =
+            boot_source(&self.config).map_err(|error| crate::exit::chain(&error))?;
+        self.machine.set_boot_source(source);
+        self.machine
+            .boot()
+            .map_err(|error| crate::exit::chain(&error))
     }
 
     /// Lets the guest run, unless a person stopped it or it is being finished.

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// What kind of failure ended the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What kind of failure ended the process, the gravest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureKind {
     /// The VM description is wrong (EX_CONFIG, 78; OCF_ERR_CONFIGURED).
     Configuration,
@@ -17,6 +17,18 @@ pub enum FailureKind {
     Permission,
     /// Anything else (1; OCF_ERR_GENERIC).
     Other,
+}
+
+impl FailureKind {
+    /// The status for the parent process.
+    pub fn exit_code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Configuration => 78,
+            Self::NotInstalled => 69,
+            Self::Permission => 77,
+            Self::Other => 1,
+        })
+    }
 }
 
 /// A failure with the sentence that names the thing, the value and the remedy.
@@ -45,12 +57,7 @@ impl Failure {
 
     /// The status for the parent process.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self.kind {
-            FailureKind::Configuration => 78,
-            FailureKind::NotInstalled => 69,
-            FailureKind::Permission => 77,
-            FailureKind::Other => 1,
-        })
+        self.kind.exit_code()
     }
 }
 

@@ -2,17 +2,24 @@
 //! From the description to what `kemari-vmm` builds a machine of: the only place that knows both.
 //!
 //! Nothing of a description is ignored in silence. What the machine cannot be given is refused by
-//! name, before anything is started; [`refuse_unsupported`] lists it, and shrinks as the machine
+//! name, before anything is started; [`unsupported`] lists it, and shrinks as the machine
 //! grows. The devices that a description has without asking (`[rng]`, `[balloon]`, `[sandbox]`) are
 //! not refused while they are as they are by default.
 
-use kemari_api::config::{BootSection, CpuModel, DirtyTracking, HugePages, KernelBoot, VmConfig};
-use kemari_vmm::{BootSource, FreePageReporting, MachineConfig, MemorySize, Presence, VcpuCount};
+use std::sync::Arc;
+
+use kemari_api::config::{
+    BootSection, CpuModel, DiskBoot, DirtyTracking, HugePages, NumaNode, UserName, VmConfig, shown,
+};
+use kemari_bootdisk::BootDiskError;
+use kemari_vmm::{
+    BootFile, BootSource, FreePageReporting, MachineConfig, MemorySize, Presence, VcpuCount,
+};
 use thiserror::Error;
 
 /// A description that is right but asks for what this engine does not have.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{}: this release cannot do that ({value}): {remedy}", kemari_api::config::shown(.key))]
+#[error("{}: {told}", shown(.key), told = told(value, remedy))]
 pub struct Unsupported {
     /// The path of the key, as [`kemari_api::config::KeyLines`] knows it.
     pub key: &'static str,
@@ -25,21 +32,90 @@ impl Unsupported {
         let value = value.to_string();
         Self { key, value, remedy }
     }
+
+    /// What it says without the key.
+    pub fn told(&self) -> String {
+        told(&self.value, self.remedy)
+    }
 }
 
-/// The machine that a description describes.
+fn told(value: &str, remedy: &str) -> String {
+    format!("this release cannot do that ({value}); {remedy}")
+}
+
+/// Why a description does not become a machine.
+#[derive(Debug, Error)]
+pub enum MachineConfigError {
+    /// It asks for what this engine does not have.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// Nothing to boot was found on its disk.
+    #[error("boot.disk \"{disk}\"")]
+    BootDisk {
+        /// The disk in the description.
+        disk: String,
+        /// Why.
+        #[source]
+        source: BootDiskError,
+    },
+}
+
+/// The machine that a description describes; what boots from a disk is read from it now.
 ///
 /// # Errors
-/// The first thing it asks for that this engine does not have.
-pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, Unsupported> {
-    refuse_unsupported(config)?;
+/// The first thing it asks for that this engine does not have, or a disk that does not boot.
+pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, MachineConfigError> {
+    if let Some(first) = unsupported(config).into_iter().next() {
+        return Err(first.into());
+    }
     Ok(MachineConfig {
         memory: memory(config)?,
         vcpus: vcpus(config)?,
         cpu: cpu(config.vm.cpu),
         rng: presence(config.rng.enabled),
         balloon: balloon(config),
-        boot: boot(&config.boot)?,
+        boot: boot_source(config)?,
+    })
+}
+
+/// Where the guest starts; on a disk it may have changed since the last boot.
+///
+/// # Errors
+/// A disk that does not boot.
+pub fn boot_source(config: &VmConfig) -> Result<BootSource, MachineConfigError> {
+    match &config.boot {
+        BootSection::Kernel(boot) => Ok(BootSource {
+            kernel: boot.kernel.clone().into(),
+            initrd: boot.initrd.clone().map(Into::into),
+            cmdline: boot.cmdline.clone(),
+        }),
+        BootSection::Disk(boot) => boot_from_disk(config, boot),
+    }
+}
+
+fn boot_from_disk(config: &VmConfig, boot: &DiskBoot) -> Result<BootSource, MachineConfigError> {
+    let disk = config.disk.iter().find(|disk| disk.id == boot.disk);
+    let Some(disk) = disk else {
+        // A description whose keys do not fit each other was refused when it was read.
+        let key = "boot.disk";
+        return Err(Unsupported::new(key, &boot.disk, "name the id of a [[disk]]").into());
+    };
+    let found = kemari_bootdisk::find(disk.path.as_path()).map_err(|source| {
+        MachineConfigError::BootDisk {
+            disk: boot.disk.to_string(),
+            source,
+        }
+    })?;
+    tracing::info!(vm = %config.vm.name, disk = %boot.disk, "{}", found.described);
+    let file = |name: Option<String>, bytes: Vec<u8>| BootFile::Bytes {
+        name: name.unwrap_or_default(),
+        bytes: Arc::from(bytes),
+    };
+    let words = [found.cmdline.as_str(), boot.cmdline.as_str()];
+    Ok(BootSource {
+        kernel: file(Some(found.kernel_name), found.kernel),
+        initrd: found.initrd.map(|bytes| file(found.initrd_name, bytes)),
+        cmdline: words.join(" ").trim().to_owned(),
     })
 }
 
@@ -80,38 +156,14 @@ fn balloon(config: &VmConfig) -> Option<FreePageReporting> {
     config.balloon.enabled.then_some(reporting)
 }
 
-fn boot(boot: &BootSection) -> Result<BootSource, Unsupported> {
-    match boot {
-        BootSection::Kernel(KernelBoot {
-            kernel,
-            initrd,
-            cmdline,
-        }) => Ok(BootSource {
-            kernel: kernel.clone(),
-            initrd: initrd.clone(),
-            cmdline: cmdline.clone(),
-        }),
-        BootSection::Disk(boot) => Err(Unsupported::new(
-            "boot.disk",
-            &boot.disk,
-            "give boot.kernel",
-        )),
-    }
-}
-
-// MAPPING POINT: everything below is what kemari-vmm could not be given when this was written. A
-// line goes when its key is mapped above.
-fn refuse_unsupported(config: &VmConfig) -> Result<(), Unsupported> {
-    let refuse = |asked: bool, key, value: &dyn ToString, remedy| {
-        if asked {
-            Err(Unsupported::new(key, value, remedy))
-        } else {
-            Ok(())
-        }
-    };
+/// Everything a description asks for that this engine does not have.
+//
+// MAPPING POINT: a line goes when its key is mapped in `machine_config`.
+pub fn unsupported(config: &VmConfig) -> Vec<Unsupported> {
+    // Taken apart, so that a new section cannot be forgotten here.
     let VmConfig {
         vm: _,
-        memory,
+        memory: ram,
         boot: _,
         disk: _,
         network: _,
@@ -121,19 +173,40 @@ fn refuse_unsupported(config: &VmConfig) -> Result<(), Unsupported> {
         sandbox,
         replication: _,
     } = config;
-    let pages = memory.huge_pages;
-    let wrong = pages != HugePages::Transparent;
-    refuse(wrong, "memory.huge_pages", &pages, "give \"transparent\"")?;
-    refuse(memory.lock, "memory.lock", &"true", "leave it out")?;
-    if let Some(node) = memory.numa_node {
-        refuse(true, "memory.numa_node", &node, "leave it out")?;
-    }
-    let tracking = memory.dirty_tracking;
-    let wrong = tracking != DirtyTracking::Auto;
-    refuse(wrong, "memory.dirty_tracking", &tracking, "give \"auto\"")?;
-    // Turning it off is what this engine does anyway.
-    let user = sandbox.user != Default::default();
-    refuse(user, "sandbox.user", &sandbox.user, "leave it out")
+    let mut found = Vec::new();
+    found.extend(memory(config).err());
+    found.extend(vcpus(config).err());
+    let mut refuse = |asked: bool, key, value: &dyn ToString, remedy| {
+        if asked {
+            found.push(Unsupported::new(key, value, remedy));
+        }
+    };
+    let out = "leave it out";
+    let pages = ram.huge_pages;
+    refuse(
+        pages != HugePages::Transparent,
+        "memory.huge_pages",
+        &pages,
+        out,
+    );
+    refuse(ram.lock, "memory.lock", &"true", out);
+    let node = ram.numa_node.map(NumaNode::get).unwrap_or_default();
+    refuse(ram.numa_node.is_some(), "memory.numa_node", &node, out);
+    let tracking = ram.dirty_tracking;
+    refuse(
+        tracking != DirtyTracking::Auto,
+        "memory.dirty_tracking",
+        &tracking,
+        out,
+    );
+    // sandbox.enabled = false is what this engine does anyway.
+    refuse(
+        sandbox.user != UserName::default(),
+        "sandbox.user",
+        &sandbox.user,
+        out,
+    );
+    found
 }
 
 #[cfg(test)]
@@ -153,7 +226,7 @@ mod tests {
     fn a_description_becomes_a_machine() {
         let machine = machine_config(&config("")).unwrap();
         assert_eq!(machine.memory.mib(), 64);
-        assert_eq!(machine.boot.kernel, Path::new("/k"));
+        assert_eq!(machine.boot.kernel, BootFile::from(Path::new("/k").to_owned()));
         assert_eq!(machine.boot.cmdline, "a");
     }
 

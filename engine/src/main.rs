@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod attachments;
+mod check;
 mod clock;
 mod conductor;
 mod control;
@@ -28,12 +29,15 @@ mod record;
 mod run;
 mod snapshot;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kemari_api::NodeName;
 use snapshot::SnapshotCommand;
+
+use crate::exit::{Failure, FailureKind};
 
 /// One replica of a fault-tolerant virtual machine.
 #[derive(Debug, Parser)]
@@ -50,6 +54,22 @@ enum Subject {
     /// Write a guest to a file, or run it on from one.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Check descriptions and whether this node has what they need, without starting anything.
+    Check(CheckArguments),
+    /// Print the JSON schema of a description, for editors.
+    Schema,
+}
+
+/// What `kemari-engine check` was told.
+#[derive(Debug, clap::Args)]
+struct CheckArguments {
+    /// Descriptions of VMs, TOML files.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Check the text only, not whether this node has what it names.
+    #[arg(long)]
+    no_host: bool,
 }
 
 /// What `kemari-engine run` was told.
@@ -80,12 +100,14 @@ struct RunArguments {
 
 fn main() -> ExitCode {
     start_logging();
-    let outcome = match CommandLine::parse().command {
+    let ended = match CommandLine::parse().command {
         Subject::Run(arguments) => run::run(&arguments),
         Subject::Snapshot(SnapshotCommand::Save(arguments)) => snapshot::save(&arguments),
         Subject::Snapshot(SnapshotCommand::Restore(arguments)) => run::run(&arguments.into_run()),
+        Subject::Check(arguments) => return check::run(&arguments),
+        Subject::Schema => print_schema(),
     };
-    match outcome {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
@@ -93,6 +115,14 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+fn print_schema() -> Result<(), Failure> {
+    let mut text = format!("{:#}", kemari_api::config::schema());
+    text.push('\n');
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Failure::new(FailureKind::Other, &error))
 }
 
 /// Events go to standard error, where journald or a person reads them.

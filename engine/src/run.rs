@@ -24,7 +24,7 @@ use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
 use crate::link::passive::{Endpoint, Held, receive_recorded};
-use crate::machine_config::machine_config;
+use crate::machine_config::{MachineConfigError, machine_config};
 use crate::outputs::{self, Origin};
 use crate::record::{Kind, LicenceFile, Record};
 
@@ -35,8 +35,13 @@ const ANSWER_GRACE: Duration = Duration::from_millis(50);
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let config = VmConfig::load(&arguments.config).map_err(|error| configuration(&error))?;
     check_files(&config)?;
-    let machine = machine_config(&config)
-        .map_err(|error| Failure::new(FailureKind::Configuration, &error))?;
+    let machine = machine_config(&config).map_err(|error| {
+        let kind = match error {
+            MachineConfigError::Unsupported(_) => FailureKind::Configuration,
+            MachineConfigError::BootDisk { .. } => FailureKind::NotInstalled,
+        };
+        Failure::new(kind, &error)
+    })?;
     // A replica that waits would otherwise find out only when it is promoted.
     kemari_vmm::check_boot(&machine)
         .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;

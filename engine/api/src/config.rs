@@ -131,11 +131,21 @@ impl VmConfig {
     }
 }
 
+/// The first problem, with a word about the others.
 fn first(problems: Vec<ConfigError>) -> ConfigError {
-    let mut problems = problems.into_iter();
-    problems
+    let others = problems.len().saturating_sub(1);
+    let mut first = problems
+        .into_iter()
         .next()
-        .expect("a description that is refused has a problem")
+        .expect("a description that is refused has a problem");
+    if let (1.., ConfigError::Invalid { path, message, .. }) = (others, &mut first) {
+        let more = format!(
+            " (and {others} more: kemari-engine check {})",
+            path.display()
+        );
+        message.push_str(&more);
+    }
+    first
 }
 
 /// A short line for logs.

@@ -165,9 +165,9 @@ impl Conductor {
         if let Some(endpoint) = &self.endpoint {
             endpoint.seize(generation, "it is active itself");
         }
-        if let Err(error) = self.machine.boot() {
+        if let Err(text) = self.boot_machine() {
             self.receive_again();
-            return Err(Refusal::failed(&error));
+            return Err(Refusal::Failed(text));
         }
         let bytes_max = self.queue_bytes();
         self.activate(

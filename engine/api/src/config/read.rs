@@ -147,6 +147,7 @@ struct Reader<'a> {
     path: PathBuf,
     table: DeTable<'a>,
     lines: KeyLines,
+    last_line: usize,
     problems: Vec<ConfigError>,
 }
 
@@ -155,16 +156,21 @@ impl<'a> Reader<'a> {
         Self {
             path: path.to_owned(),
             lines: KeyLines::of(&table, text),
+            last_line: text.lines().count().max(1),
             table,
             problems: Vec::new(),
         }
     }
 
     fn problem(&mut self, key: &str, message: impl Into<String>) {
+        self.problem_at(self.lines.line(key), key, message);
+    }
+
+    fn problem_at(&mut self, line: usize, key: &str, message: impl Into<String>) {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(ConfigError::Invalid {
                 path: self.path.clone(),
-                line: self.lines.line(key),
+                line,
                 key: shown(key),
                 message: message.into(),
             });
@@ -174,7 +180,7 @@ impl<'a> Reader<'a> {
     fn required<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let Some(value) = self.table.remove(name) else {
             let message = format!("the section is missing: add [{name}]");
-            self.problem(name, message);
+            self.problem_at(self.last_line, name, message);
             return None;
         };
         self.section(name, value)

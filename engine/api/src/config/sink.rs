@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a console sink was refused.
@@ -19,8 +19,8 @@ pub struct SinkError(String);
 /// Where the bytes of the serial console go when they may leave.
 ///
 /// The stream sinks speak the console stream protocol (`docs/console-stream.md`).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum ConsoleSink {
     /// Nowhere.
     #[default]
@@ -51,6 +51,12 @@ impl TryFrom<String> for ConsoleSink {
             _ => None,
         }
         .ok_or(SinkError(text))
+    }
+}
+
+impl From<ConsoleSink> for String {
+    fn from(sink: ConsoleSink) -> Self {
+        sink.to_string()
     }
 }
 

@@ -134,7 +134,7 @@ fn a_value_out_of_range_or_of_another_type_is_refused_with_the_range() {
 fn a_missing_key_or_section_is_named() {
     refused(
         "[vm]\nname = \"a\"\nmemory_mib = 64\n",
-        "1: boot",
+        "3: boot",
         &["add [boot]"],
     );
     refused(
@@ -273,6 +273,19 @@ fn there_is_a_limit_to_devices() {
     };
     assert_eq!(parse(&disks(16)).unwrap().disk.len(), 16);
     refused(&disks(17), "55: disk", &["17 are described", "at most 16"]);
+}
+
+#[test]
+fn who_is_told_one_problem_is_told_how_many_there_are() {
+    let path = Path::new("web.toml");
+    let told = |text: &str| VmConfig::parse(path, text).unwrap_err().to_string();
+    let more = told("[vm]\nname = \"a b\"\nmemory_mib = 4\n");
+    assert!(more.starts_with("web.toml:2: vm.name: "), "{more}");
+    assert!(
+        more.ends_with("(and 2 more: kemari-engine check web.toml)"),
+        "{more}"
+    );
+    assert!(!told(&GOOD.replace("256", "4")).contains("more"));
 }
 
 #[test]
