@@ -62,12 +62,33 @@ impl MachineFingerprint {
         differ("State version", &self.state_version, &other.state_version)
             .or_else(|| differ("Memory", &self.memory, &other.memory))
             .or_else(|| differ("Number of vCPUs", &self.vcpus, &other.vcpus))
-            .or_else(|| differ("Devices", &self.devices.join(" "), &other.devices.join(" ")))
+            .or_else(|| self.device_difference(other))
             .or_else(|| self.cpuid_difference(other))
             .or_else(|| differ("XSAVE size", &self.xsave_bytes, &other.xsave_bytes))
             .or_else(|| differ("KVM_CAP_SREGS2", &self.sregs2, &other.sregs2))
             .or_else(|| self.msr_difference(other))
             .or_else(|| self.tsc_difference(other))
+    }
+
+    /// Devices are told apart by their first word; what follows are traits.
+    fn device_difference(&self, other: &Self) -> Option<String> {
+        let words = |device: &String| {
+            let (name, traits) = device.split_once(' ').unwrap_or((device, ""));
+            (name.to_owned(), traits.to_owned())
+        };
+        let here: Vec<_> = self.devices.iter().map(words).collect();
+        let there: Vec<_> = other.devices.iter().map(words).collect();
+        let names = |devices: &[(String, String)]| {
+            let names: Vec<_> = devices.iter().map(|(name, _)| name.as_str()).collect();
+            names.join(" ")
+        };
+        differ("Devices", &names(&here), &names(&there)).or_else(|| {
+            here.iter()
+                .zip(&there)
+                .find_map(|((name, here), (_, there))| {
+                    differ(&format!("Device {name}"), here, there)
+                })
+        })
     }
 
     fn cpuid_difference(&self, other: &Self) -> Option<String> {
@@ -133,7 +154,10 @@ mod tests {
             state_version: 1,
             memory: MemorySize::from_mib(64).unwrap(),
             vcpus: 1,
-            devices: vec!["serial16550/1".to_owned()],
+            devices: vec![
+                "serial16550/1".to_owned(),
+                "virtio-blk/1@2 serial=a capacity=8192".to_owned(),
+            ],
             xsave_bytes: 4096,
             sregs2: true,
             tsc_khz: 2_000_000,
@@ -168,6 +192,15 @@ mod tests {
         assert_eq!(
             with(|there| there.memory = MemorySize::from_mib(65).unwrap()).unwrap(),
             "Memory: 64 MiB here, 65 MiB there"
+        );
+        assert_eq!(
+            with(|there| there.devices[1] = "virtio-blk/1@2 serial=a capacity=4096".to_owned())
+                .unwrap(),
+            "Device virtio-blk/1@2: serial=a capacity=8192 here, serial=a capacity=4096 there"
+        );
+        assert_eq!(
+            with(|there| there.devices.truncate(1)).unwrap(),
+            "Devices: serial16550/1 virtio-blk/1@2 here, serial16550/1 there"
         );
         assert_eq!(
             with(|there| there.cpuid[0].ebx = 9).unwrap(),
