@@ -9,9 +9,11 @@
 mod attached;
 mod console;
 mod disk;
+mod disk_serial;
 mod network;
 
-pub use attached::Backends;
+pub use attached::{Backends, DiskAttachment};
 pub use console::ConsoleBackend;
 pub use disk::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest, SECTOR_BYTES, Unmap};
+pub use disk_serial::{DiskSerial, DiskSerialError};
 pub use network::{NetworkBackend, Offloads, PACKET_BYTES_MAX, PACKET_HEADER_BYTES};

@@ -22,6 +22,7 @@
 //! References are to the Virtual I/O Device specification, version 1.2.
 
 pub(crate) mod balloon;
+pub(crate) mod block;
 pub(crate) mod common;
 pub(crate) mod console;
 #[cfg(test)]
