@@ -311,8 +311,7 @@ impl Conductor {
 
     /// Loads what the guest starts from, which its disk may have changed since the last time.
     fn boot_machine(&mut self) -> Result<(), String> {
-        let source =
-            boot_source(&self.config).map_err(|error| crate::exit::chain(&error))?;
+        let source = boot_source(&self.config).map_err(|error| crate::exit::chain(&error))?;
         self.machine.set_boot_source(source);
         self.machine
             .boot()

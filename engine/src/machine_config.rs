@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use kemari_api::config::{
-    BootSection, CpuModel, DiskBoot, DirtyTracking, HugePages, NumaNode, UserName, VmConfig, shown,
+    BootSection, CpuModel, DirtyTracking, DiskBoot, HugePages, NumaNode, UserName, VmConfig, shown,
 };
 use kemari_bootdisk::BootDiskError;
 use kemari_vmm::{
@@ -226,7 +226,10 @@ mod tests {
     fn a_description_becomes_a_machine() {
         let machine = machine_config(&config("")).unwrap();
         assert_eq!(machine.memory.mib(), 64);
-        assert_eq!(machine.boot.kernel, BootFile::from(Path::new("/k").to_owned()));
+        assert_eq!(
+            machine.boot.kernel,
+            BootFile::from(Path::new("/k").to_owned())
+        );
         assert_eq!(machine.boot.cmdline, "a");
     }
 

@@ -10,6 +10,7 @@ mod announce;
 mod attached;
 mod console;
 mod disk;
+mod disk_serial;
 mod doorbell;
 mod flow;
 mod ioctl;
@@ -20,7 +21,7 @@ mod network;
 mod tap;
 
 pub use announce::{ANNOUNCE_AFTER, ANNOUNCEMENT_BYTES, announcement};
-pub use attached::Backends;
+pub use attached::{Backends, DiskAttachment};
 pub use console::ConsoleBackend;
 pub use disk::{
     DiscardPolicy, DiskBackend, DiskCompletion, DiskGeometry, DiskOptions, DiskRequest, IoEngine,
@@ -28,6 +29,7 @@ pub use disk::{
 };
 #[cfg(any(test, feature = "test-support"))]
 pub use disk::{MemoryDisk, MemoryDiskControl};
+pub use disk_serial::{DiskSerial, DiskSerialError};
 pub use mac::{MacAddress, MacAddressError};
 #[cfg(any(test, feature = "test-support"))]
 pub use memory_network::MemoryNetwork;

@@ -64,7 +64,7 @@ impl MachineFingerprint {
         differ("State version", &self.state_version, &other.state_version)
             .or_else(|| differ("Memory", &self.memory, &other.memory))
             .or_else(|| differ("Number of vCPUs", &self.vcpus, &other.vcpus))
-            .or_else(|| differ("Devices", &self.devices.join(" "), &other.devices.join(" ")))
+            .or_else(|| self.device_difference(other))
             .or_else(|| differ("CPU model", &self.cpu, &other.cpu))
             .or_else(|| self.vendor_difference(other))
             .or_else(|| {
@@ -100,6 +100,27 @@ impl MachineFingerprint {
                 format!("{what}; run the same kernel and the same version of Kemari on both hosts")
             }
         }
+    }
+
+    /// Devices are told apart by their first word; what follows are traits.
+    fn device_difference(&self, other: &Self) -> Option<String> {
+        let words = |device: &String| {
+            let (name, traits) = device.split_once(' ').unwrap_or((device, ""));
+            (name.to_owned(), traits.to_owned())
+        };
+        let here: Vec<_> = self.devices.iter().map(words).collect();
+        let there: Vec<_> = other.devices.iter().map(words).collect();
+        let names = |devices: &[(String, String)]| {
+            let names: Vec<_> = devices.iter().map(|(name, _)| name.as_str()).collect();
+            names.join(" ")
+        };
+        differ("Devices", &names(&here), &names(&there)).or_else(|| {
+            here.iter()
+                .zip(&there)
+                .find_map(|((name, here), (_, there))| {
+                    differ(&format!("Device {name}"), here, there)
+                })
+        })
     }
 
     fn cpuid_difference(&self, other: &Self) -> Option<String> {
@@ -166,7 +187,10 @@ mod tests {
             memory: MemorySize::from_mib(64).unwrap(),
             vcpus: VcpuCount::ONE,
             cpu: CpuModel::Host,
-            devices: vec!["serial16550/1".to_owned()],
+            devices: vec![
+                "serial16550/1".to_owned(),
+                "virtio-blk/1@2 serial=a capacity=8192".to_owned(),
+            ],
             xsave_bytes: 4096,
             sregs2: true,
             tsc_khz: 2_000_000,
@@ -205,6 +229,15 @@ mod tests {
         assert_eq!(
             with(|there| there.cpu = CpuModel::X86_64V3).unwrap(),
             "CPU model: host here, x86-64-v3 there"
+        );
+        assert_eq!(
+            with(|there| there.devices[1] = "virtio-blk/1@2 serial=a capacity=4096".to_owned())
+                .unwrap(),
+            "Device virtio-blk/1@2: serial=a capacity=8192 here, serial=a capacity=4096 there"
+        );
+        assert_eq!(
+            with(|there| there.devices.truncate(1)).unwrap(),
+            "Devices: serial16550/1 virtio-blk/1@2 here, serial16550/1 there"
         );
     }
 

@@ -22,6 +22,7 @@
 //! References are to the Virtual I/O Device specification, version 1.2.
 
 pub(crate) mod balloon;
+pub(crate) mod block;
 pub(crate) mod common;
 pub(crate) mod console;
 #[cfg(test)]
@@ -98,6 +99,12 @@ pub(crate) trait Device: Send + Debug {
     /// What it is.
     fn kind(&self) -> Kind;
 
+    /// What else a device must have in common with this one for its state to run there: what the
+    /// driver was told, or what its configuration is. One line of `name=value` and flags.
+    fn traits(&self) -> String {
+        String::new()
+    }
+
     /// The features it offers; the transport adds its own.
     fn features(&self) -> u64;
 
@@ -141,6 +148,10 @@ pub(crate) trait Device: Send + Debug {
         let _ = queues;
         Ok(())
     }
+
+    /// The device stopped, or its driver is not ready any more, without a reset: waits until the
+    /// host has nothing in flight, and forgets that. The rings must not be touched.
+    fn abandon(&mut self) {}
 
     /// Its state beside queues and registers. Only called when quiesced.
     fn save(&self) -> DeviceState;

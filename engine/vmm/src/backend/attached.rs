@@ -4,12 +4,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::{DiskBackend, DiskSerial};
 use crate::backend::ConsoleBackend;
 use crate::config::{MachineConfig, Presence};
 use crate::event::ConsoleOutput;
 use crate::ram::GuestRam;
 use crate::virtio::Device;
 use crate::virtio::balloon::Balloon;
+use crate::virtio::block::Block;
 use crate::virtio::console::Console;
 use crate::virtio::rng::Rng;
 
@@ -19,6 +21,16 @@ pub struct Backends {
     pub serial: Arc<dyn ConsoleOutput>,
     /// A virtio console.
     pub console: Option<Box<dyn ConsoleBackend>>,
+    /// Its disks.
+    pub disks: Vec<DiskAttachment>,
+}
+
+/// A disk of the machine. Replicas must agree on its serial and on everything in its geometry.
+pub struct DiskAttachment {
+    /// What the guest knows it by.
+    pub serial: DiskSerial,
+    /// Where its content is.
+    pub backend: Box<dyn DiskBackend>,
 }
 
 impl Backends {
@@ -28,10 +40,11 @@ impl Backends {
         Self {
             serial,
             console: None,
+            disks: Vec::new(),
         }
     }
 
-    /// Splits off the virtio devices, in the order of their slots.
+    /// Takes the virtio devices out, in the order of their slots.
     pub(crate) fn devices(
         &mut self,
         config: &MachineConfig,
@@ -47,7 +60,16 @@ impl Backends {
         if config.rng == Presence::Present {
             devices.push(Box::new(Rng));
         }
+        for disk in self.disks.drain(..) {
+            devices.push(Box::new(Block::new(disk)));
+        }
         devices
+    }
+}
+
+impl fmt::Debug for DiskAttachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DiskAttachment({})", self.serial)
     }
 }
 

@@ -57,11 +57,11 @@ impl Fleet {
         Arc::clone(&self.bus)
     }
 
-    /// Kind, version and slot of each device.
+    /// Kind, version, slot and traits of each device.
     pub(crate) fn labels(&self) -> Vec<String> {
         self.functions
             .iter()
-            .map(|function| function.label().to_owned())
+            .map(|function| function.fingerprint())
             .collect()
     }
 

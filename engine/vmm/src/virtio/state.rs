@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::balloon::BalloonState;
+use super::block::BlockState;
 use super::common::CommonState;
 use super::queues::RingState;
 use crate::pci::msix::MsixState;
@@ -29,6 +30,8 @@ pub(crate) enum DeviceState {
     Console,
     /// Balloon.
     Balloon(BalloonState),
+    /// A disk: which one it is.
+    Block(BlockState),
 }
 
 /// The state of another device, or one that no device can have.

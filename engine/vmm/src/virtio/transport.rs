@@ -73,6 +73,7 @@ struct Core {
 pub(crate) struct VirtioFunction {
     kind: Kind,
     label: String,
+    traits: String,
     platform: Arc<dyn Platform>,
     core: Mutex<Core>,
     /// Where BAR 0 is, for whoever decodes addresses without the lock.
@@ -110,6 +111,7 @@ impl VirtioFunction {
         Ok(Self {
             kind,
             label: format!("{}@{slot}", kind.name),
+            traits: device.traits(),
             platform,
             core: Mutex::new(Core {
                 config,
@@ -128,9 +130,17 @@ impl VirtioFunction {
         })
     }
 
-    /// Kind, version and place, for logs and fingerprints.
+    /// Kind, version and place, for logs.
     pub(crate) fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What a device in another machine must have in common with this one.
+    pub(crate) fn fingerprint(&self) -> String {
+        if self.traits.is_empty() {
+            return self.label.clone();
+        }
+        format!("{} {}", self.label, self.traits)
     }
 
     pub(crate) fn thread_name(&self) -> String {
@@ -306,7 +316,7 @@ impl Core {
 
     fn quiesce(&mut self, label: &str) {
         if !self.common.is_active() {
-            return;
+            return self.device.abandon();
         }
         let quiesced = self.device.quiesce(&mut self.queues);
         let signalled = self.queues.interrupt(&mut self.msix);
@@ -324,6 +334,7 @@ impl Core {
             "The device stopped until the guest resets it: {fault}{cause}"
         );
         self.common.stop(&mut self.msix);
+        self.device.abandon();
     }
 
     fn reset(&mut self, label: &str) {
