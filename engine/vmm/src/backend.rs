@@ -8,8 +8,10 @@
 
 mod attached;
 mod disk;
+mod mac;
 mod network;
 
-pub use attached::Backends;
+pub use attached::{Backends, NetworkAttachment};
 pub use disk::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest, SECTOR_BYTES, Unmap};
+pub use mac::{MacAddress, MacAddressError};
 pub use network::{NetworkBackend, Offloads, PACKET_BYTES_MAX, PACKET_HEADER_BYTES};

@@ -67,7 +67,7 @@ impl Machine {
     /// KVM is absent, not permitted or too old, or memory is short.
     pub fn new(
         config: MachineConfig,
-        backends: Backends,
+        mut backends: Backends,
         events: Sender<GuestEvent>,
     ) -> Result<Self, CreateMachineError> {
         let kvm = host::open_kvm()?;
@@ -151,6 +151,13 @@ impl Machine {
         self.lock_devices().serial.thaw();
         self.fleet.resume();
         self.gate.ask_run();
+    }
+
+    /// Asks the guest to show the network where it is now: for a machine that took over, paused or
+    /// not. A guest whose driver knows how sends gratuitous packets from every address it has;
+    /// whether it does is its own affair, so the owner should announce the interfaces' addresses too.
+    pub fn announce(&self) {
+        self.fleet.announce();
     }
 
     /// Stops the vCPU between two instructions, with nothing half done, and holds back console input.

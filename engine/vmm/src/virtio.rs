@@ -25,6 +25,7 @@ pub(crate) mod common;
 #[cfg(test)]
 pub(crate) mod driver;
 pub(crate) mod fleet;
+pub(crate) mod net;
 pub(crate) mod queues;
 pub(crate) mod rng;
 pub(crate) mod state;
@@ -38,6 +39,7 @@ use thiserror::Error;
 
 use queues::{QueueFault, Queues};
 use state::{DeviceState, WrongDeviceState};
+use transport::ConfigChange;
 
 /// A device's virtio type (section 5) and what PCI calls its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +132,12 @@ pub(crate) trait Device: Send + Debug {
     /// # Errors
     /// The device stops until it is reset.
     fn serve(&mut self, wake: Wake, queues: &mut Queues) -> Result<Progress, DeviceFault>;
+
+    /// The machine runs elsewhere than before: asks the guest to tell the outside so, where a device
+    /// has an outside that must know.
+    fn announce(&mut self) -> ConfigChange {
+        ConfigChange::Nothing
+    }
 
     /// Waits until the host has nothing of this device's in flight, and completes that.
     ///

@@ -4,29 +4,58 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::mac::MacAddress;
+use super::network::NetworkBackend;
 use crate::config::{MachineConfig, Presence};
 use crate::event::ConsoleOutput;
 use crate::virtio::Device;
+use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 
 /// The back ends of one machine. What is here becomes a device on its bus, in this order.
 pub struct Backends {
     /// Where the serial port's output goes.
     pub serial: Arc<dyn ConsoleOutput>,
+    /// Network interfaces.
+    pub networks: Vec<NetworkAttachment>,
+}
+
+/// A network interface of the guest and what it is plugged into.
+pub struct NetworkAttachment {
+    /// Its address, until the guest sets another.
+    pub mac: MacAddress,
+    /// The largest IP packet that its network carries, which the guest is told; at least
+    /// [`Self::MTU_MIN`] (less is not told).
+    pub mtu: Option<u16>,
+    /// What it is plugged into. Queue pairs beyond [`Self::PAIRS_MAX`] are not served.
+    pub backend: Box<dyn NetworkBackend>,
+}
+
+impl NetworkAttachment {
+    /// Smallest MTU that a device may name (VIRTIO 1.2, 5.1.4.1).
+    pub const MTU_MIN: u16 = 68;
+    /// Most queue pairs of one interface.
+    pub const PAIRS_MAX: usize = 16;
 }
 
 impl Backends {
     /// A machine with nothing but a serial port.
     #[must_use]
     pub fn new(serial: Arc<dyn ConsoleOutput>) -> Self {
-        Self { serial }
+        Self {
+            serial,
+            networks: Vec::new(),
+        }
     }
 
-    /// Splits off the virtio devices, in the order of their slots.
-    pub(crate) fn devices(&self, config: &MachineConfig) -> Vec<Box<dyn Device>> {
+    /// Takes the virtio devices out, in the order of their slots.
+    pub(crate) fn devices(&mut self, config: &MachineConfig) -> Vec<Box<dyn Device>> {
         let mut devices: Vec<Box<dyn Device>> = Vec::new();
         if config.rng == Presence::Present {
             devices.push(Box::new(Rng));
+        }
+        for network in self.networks.drain(..) {
+            devices.push(Box::new(Net::new(network)));
         }
         devices
     }
@@ -35,5 +64,11 @@ impl Backends {
 impl fmt::Debug for Backends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Backends")
+    }
+}
+
+impl fmt::Debug for NetworkAttachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NetworkAttachment({})", self.mac)
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::common::CommonState;
+use super::net::NetState;
 use super::queues::RingState;
 use crate::pci::msix::MsixState;
 
@@ -24,6 +25,8 @@ pub(crate) struct FunctionState {
 pub(crate) enum DeviceState {
     /// Entropy source: nothing.
     Rng,
+    /// Network interface.
+    Net(NetState),
 }
 
 /// The state of another device, or one that no device can have.
