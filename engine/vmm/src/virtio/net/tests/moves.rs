@@ -3,10 +3,11 @@
 //! machine meanwhile: each packet arrives once, whole, and in its order.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::wire::Wire;
+use super::wire::{PATIENCE, Wire};
 use super::{RECEIVE, TRANSMIT, content, in_chains, net, packet};
 use crate::virtio::driver::{Driver, Submitted};
 use crate::virtio::state::FunctionState;
@@ -142,7 +143,9 @@ impl Guest {
         self.driver().function().resume();
         let sent = self.wire.sent(self.sent.len());
         let expected: usize = self.arrived.iter().map(Vec::len).sum();
+        let begin = Instant::now();
         while self.received.len() < expected {
+            assert!(begin.elapsed() < PATIENCE, "a packet does not arrive");
             let missing = IN_USE_MAX - self.offered.len();
             self.offer(missing, 1526);
             std::thread::yield_now();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::backend::{NetworkBackend, Offloads};
 
 /// A test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether the wire takes the offloads that a guest settles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
