@@ -21,7 +21,7 @@ mod network;
 mod tap;
 
 pub use announce::{ANNOUNCE_AFTER, ANNOUNCEMENT_BYTES, announcement};
-pub use attached::{Backends, DiskAttachment};
+pub use attached::{Backends, DiskAttachment, NetworkAttachment};
 pub use console::ConsoleBackend;
 pub use disk::{
     DiscardPolicy, DiskBackend, DiskCompletion, DiskGeometry, DiskOptions, DiskRequest, IoEngine,

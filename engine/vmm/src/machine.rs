@@ -134,6 +134,13 @@ impl Machine {
         self.vcpus.gate().ask_run();
     }
 
+    /// Asks the guest to show the network where it is now: for a machine that took over, paused or
+    /// not. A guest whose driver knows how sends gratuitous packets from every address it has;
+    /// whether it does is its own affair, so the owner should announce the interfaces' addresses too.
+    pub fn announce(&self) {
+        self.fleet.announce();
+    }
+
     /// Stops all vCPUs, each between two instructions with nothing half done, and holds back console
     /// input. Does nothing when paused already.
     ///

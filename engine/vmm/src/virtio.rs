@@ -28,6 +28,7 @@ pub(crate) mod console;
 #[cfg(test)]
 pub(crate) mod driver;
 pub(crate) mod fleet;
+pub(crate) mod net;
 pub(crate) mod queues;
 pub(crate) mod rng;
 pub(crate) mod state;
@@ -41,6 +42,7 @@ use thiserror::Error;
 
 use queues::{QueueFault, Queues};
 use state::{DeviceState, WrongDeviceState};
+use transport::ConfigChange;
 
 /// A device's virtio type (section 5) and what PCI calls its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +141,12 @@ pub(crate) trait Device: Send + Debug {
     /// # Errors
     /// The device stops until it is reset.
     fn serve(&mut self, wake: Wake, queues: &mut Queues) -> Result<Progress, DeviceFault>;
+
+    /// The machine runs elsewhere than before: asks the guest to tell the outside so, where a device
+    /// has an outside that must know.
+    fn announce(&mut self) -> ConfigChange {
+        ConfigChange::Nothing
+    }
 
     /// Waits until the host has nothing of this device's in flight, and completes that.
     ///

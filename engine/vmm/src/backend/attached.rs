@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{DiskBackend, DiskSerial};
+use super::{DiskBackend, DiskSerial, MacAddress, NetworkBackend};
 use crate::backend::ConsoleBackend;
 use crate::config::{MachineConfig, Presence};
 use crate::event::ConsoleOutput;
@@ -13,6 +13,7 @@ use crate::virtio::Device;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::block::Block;
 use crate::virtio::console::Console;
+use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 
 /// The back ends of one machine. What is here becomes a device on its bus, in this order.
@@ -21,6 +22,8 @@ pub struct Backends {
     pub serial: Arc<dyn ConsoleOutput>,
     /// A virtio console.
     pub console: Option<Box<dyn ConsoleBackend>>,
+    /// Its network interfaces.
+    pub networks: Vec<NetworkAttachment>,
     /// Its disks.
     pub disks: Vec<DiskAttachment>,
 }
@@ -33,6 +36,24 @@ pub struct DiskAttachment {
     pub backend: Box<dyn DiskBackend>,
 }
 
+/// A network interface of the guest and what it is plugged into.
+pub struct NetworkAttachment {
+    /// Its address, until the guest sets another.
+    pub mac: MacAddress,
+    /// The largest IP packet that its network carries, which the guest is told; at least
+    /// [`Self::MTU_MIN`] (less is not told).
+    pub mtu: Option<u16>,
+    /// What it is plugged into. Queue pairs beyond [`Self::PAIRS_MAX`] are not served.
+    pub backend: Box<dyn NetworkBackend>,
+}
+
+impl NetworkAttachment {
+    /// Smallest MTU that a device may name (VIRTIO 1.2, 5.1.4.1).
+    pub const MTU_MIN: u16 = 68;
+    /// Most queue pairs of one interface.
+    pub const PAIRS_MAX: usize = 16;
+}
+
 impl Backends {
     /// A machine with nothing but a serial port.
     #[must_use]
@@ -40,6 +61,7 @@ impl Backends {
         Self {
             serial,
             console: None,
+            networks: Vec::new(),
             disks: Vec::new(),
         }
     }
@@ -60,6 +82,9 @@ impl Backends {
         if config.rng == Presence::Present {
             devices.push(Box::new(Rng));
         }
+        for network in self.networks.drain(..) {
+            devices.push(Box::new(Net::new(network)));
+        }
         for disk in self.disks.drain(..) {
             devices.push(Box::new(Block::new(disk)));
         }
@@ -76,5 +101,11 @@ impl fmt::Debug for DiskAttachment {
 impl fmt::Debug for Backends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Backends")
+    }
+}
+
+impl fmt::Debug for NetworkAttachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NetworkAttachment({})", self.mac)
     }
 }

@@ -190,6 +190,9 @@ impl Driver {
         let mut area = |bytes: u64| {
             let at = self.next_free.next_multiple_of(4096);
             self.next_free = at + bytes;
+            // A test may have had the device write here.
+            let zeroes = vec![0; usize::try_from(bytes).unwrap()];
+            self.memory.write_slice(&zeroes, GuestAddress(at)).unwrap();
             at
         };
         let entries = u64::from(size);

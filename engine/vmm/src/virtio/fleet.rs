@@ -83,6 +83,13 @@ impl Fleet {
         }
     }
 
+    /// Asks the guest to tell the outside where it is now.
+    pub(crate) fn announce(&self) {
+        for function in &self.functions {
+            function.with_device(|device| device.announce());
+        }
+    }
+
     pub(crate) fn save(&self) -> Vec<FunctionState> {
         self.functions
             .iter()

@@ -6,10 +6,13 @@
 //! and interrupts gathered until the end of a batch.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::pci::msix::{Msix, NO_VECTOR};
 use crate::ram::Mapping;
@@ -41,12 +44,75 @@ impl From<virtio_queue::Error> for QueueFault {
     }
 }
 
+/// A chain that is given back to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UsedChain {
+    pub(crate) head: u16,
+    /// Bytes written into it.
+    pub(crate) written: u32,
+}
+
 #[derive(Debug)]
 struct Ring {
     queue: Queue,
     vector: u16,
-    /// Something was put into the used ring since the last interrupt was considered.
-    used: bool,
+    /// Chains put into the used ring since the last interrupt was considered.
+    used: u16,
+}
+
+impl Ring {
+    /// Puts chains into the used ring; the guest sees all of them at once, or none.
+    fn push(&mut self, memory: &Mapping, chains: &[UsedChain]) -> Result<(), virtio_queue::Error> {
+        let Some((last, before)) = chains.split_last() else {
+            return Ok(());
+        };
+        let published = self.queue.next_used();
+        let mut next = published;
+        for chain in before {
+            if chain.head >= self.queue.size() {
+                return Err(virtio_queue::Error::InvalidDescriptorIndex);
+            }
+            // Section 2.7.8: flags and index, then elements of head and length.
+            let place = 4 + 8 * u64::from(next % self.queue.size());
+            let element = [u32::from(chain.head).to_le(), chain.written.to_le()];
+            let at = GuestAddress(self.queue.used_ring().wrapping_add(place));
+            memory
+                .write_obj(element, at)
+                .map_err(virtio_queue::Error::GuestMemory)?;
+            next = next.wrapping_add(1);
+        }
+        // This one is written at its place, and then the index moves over all of them.
+        self.queue.set_next_used(next);
+        if let Err(error) = self.queue.add_used(memory, last.head, last.written) {
+            self.queue.set_next_used(published);
+            return Err(error);
+        }
+        let count = u16::try_from(chains.len()).unwrap_or(u16::MAX);
+        self.used = self.used.saturating_add(count);
+        Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for the last `added` chains (section 2.7.7.2).
+    fn wants_interrupt(&self, memory: &Mapping, added: u16) -> Result<bool, virtio_queue::Error> {
+        // What was given back must be visible before the driver's wish is read, or both wait.
+        fence(Ordering::SeqCst);
+        let by_index = self.queue.event_idx_enabled();
+        let place = if by_index {
+            4 + 2 * u64::from(self.queue.size())
+        } else {
+            0
+        };
+        let at = GuestAddress(self.queue.avail_ring().wrapping_add(place));
+        let wish = memory
+            .load(at, Ordering::Relaxed)
+            .map(u16::from_le)
+            .map_err(virtio_queue::Error::GuestMemory)?;
+        if by_index {
+            let since = self.queue.next_used().wrapping_sub(wish).wrapping_sub(1);
+            return Ok(since < added);
+        }
+        Ok(u32::from(wish) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
 }
 
 /// State of one queue.
@@ -77,7 +143,7 @@ impl Queues {
             .map(|size| Ring {
                 queue: Queue::new(*size).expect("devices have queues of a power of two"),
                 vector: NO_VECTOR,
-                used: false,
+                used: 0,
             })
             .collect();
         Self { memory, rings }
@@ -90,6 +156,11 @@ impl Queues {
     /// The memory that chains point into.
     pub(crate) fn memory(&self) -> Arc<Mapping> {
         Arc::clone(&self.memory)
+    }
+
+    /// Entries that the driver gave the queue.
+    pub(crate) fn size(&self, index: usize) -> u16 {
+        self.rings.get(index).map_or(0, |ring| ring.queue.size())
     }
 
     /// Whether the driver has set the queue up. A driver may leave queues out.
@@ -121,7 +192,8 @@ impl Queues {
         }
     }
 
-    /// Puts the chain that [`pop`](Self::pop) gave last back: it will be popped again.
+    /// Puts the chain that [`pop`](Self::pop) gave last back: it will be popped again. Calling it
+    /// as often as chains were popped puts all of them back.
     pub(crate) fn put_back(&mut self, index: usize) {
         if let Some(ring) = self.rings.get_mut(index) {
             ring.queue.go_to_previous_position();
@@ -138,13 +210,23 @@ impl Queues {
         head: u16,
         written: u32,
     ) -> Result<(), DeviceFault> {
-        let memory = Arc::clone(&self.memory);
+        self.push_used_together(index, &[UsedChain { head, written }])
+    }
+
+    /// Gives chains back that belong together: the guest sees all of them at once. (A driver that
+    /// polls would otherwise find a packet's first part, miss the rest, and drop it.)
+    ///
+    /// # Errors
+    /// The ring makes no sense.
+    pub(crate) fn push_used_together(
+        &mut self,
+        index: usize,
+        chains: &[UsedChain],
+    ) -> Result<(), DeviceFault> {
         let Some(ring) = self.rings.get_mut(index) else {
             return Ok(());
         };
-        ring.used = true;
-        ring.queue
-            .add_used(&*memory, head, written)
+        ring.push(&self.memory, chains)
             .map_err(|error| DeviceFault::Queue {
                 queue: index,
                 fault: QueueFault::Ring(error),
@@ -154,16 +236,16 @@ impl Queues {
     /// Interrupts the guest for what was given back, where the guest wants that.
     pub(crate) fn interrupt(&mut self, msix: &mut Msix) -> Result<(), DeviceFault> {
         for (index, ring) in self.rings.iter_mut().enumerate() {
-            if !std::mem::take(&mut ring.used) {
+            let added = std::mem::take(&mut ring.used);
+            if added == 0 {
                 continue;
             }
-            let wanted = ring
-                .queue
-                .needs_notification(&*self.memory)
-                .map_err(|error| DeviceFault::Queue {
-                    queue: index,
-                    fault: QueueFault::Ring(error),
-                })?;
+            let wanted =
+                ring.wants_interrupt(&self.memory, added)
+                    .map_err(|error| DeviceFault::Queue {
+                        queue: index,
+                        fault: QueueFault::Ring(error),
+                    })?;
             if wanted {
                 msix.trigger(ring.vector);
             }
@@ -175,7 +257,7 @@ impl Queues {
         for ring in &mut self.rings {
             ring.queue.reset();
             ring.vector = NO_VECTOR;
-            ring.used = false;
+            ring.used = 0;
         }
     }
 
@@ -271,7 +353,7 @@ impl Queues {
             rings.push(Ring {
                 queue,
                 vector: state.vector,
-                used: false,
+                used: 0,
             });
         }
         self.rings = rings;

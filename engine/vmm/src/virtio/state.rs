@@ -7,6 +7,7 @@ use thiserror::Error;
 use super::balloon::BalloonState;
 use super::block::BlockState;
 use super::common::CommonState;
+use super::net::NetState;
 use super::queues::RingState;
 use crate::pci::msix::MsixState;
 
@@ -32,6 +33,8 @@ pub(crate) enum DeviceState {
     Balloon(BalloonState),
     /// A disk: which one it is.
     Block(BlockState),
+    /// Network interface.
+    Net(NetState),
 }
 
 /// The state of another device, or one that no device can have.

@@ -233,7 +233,6 @@ impl VirtioFunction {
 
     /// Changes the device model from outside, for a device whose configuration its owner sets; the
     /// guest is told when `change` says so.
-    #[allow(dead_code)]
     pub(crate) fn with_device(&self, change: impl FnOnce(&mut dyn Device) -> ConfigChange) {
         let mut core = self.lock();
         let core = &mut *core;
@@ -292,9 +291,7 @@ impl VirtioFunction {
 /// Whether the guest is told that a device's configuration changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConfigChange {
-    #[allow(dead_code)]
     Tell,
-    #[allow(dead_code)]
     Nothing,
 }
 
