@@ -195,7 +195,10 @@ fn plug(vm: &VmName, section: &NetworkSection, port: NetworkPort) -> Result<Plug
         bridge: section.bridge().map(ToString::to_string),
     })
     .map_err(|source| AttachError::Tap { id: id(), source })?;
-    let mac = MacAddress::new(section.mac(vm).octets())
+    let mac = section
+        .mac(vm)
+        .to_string()
+        .parse::<MacAddress>()
         .map_err(|source| AttachError::Mac { id: id(), source })?;
     let interface = Interface::new(Box::new(tap))
         .map_err(|source| AttachError::Descriptors { id: id(), source })?;
@@ -225,7 +228,10 @@ fn platter(section: &DiskSection) -> Result<Platter, AttachError> {
     };
     let disk = RawDisk::open(section.path.as_path(), options)
         .map_err(|source| AttachError::Disk { id: id(), source })?;
-    let serial = DiskSerial::new(section.serial().as_str())
+    let serial = section
+        .serial()
+        .as_str()
+        .parse::<DiskSerial>()
         .map_err(|source| AttachError::Serial { id: id(), source })?;
     let disk = SharedDisk::new(Box::new(disk))
         .map_err(|source| AttachError::Descriptors { id: id(), source })?;

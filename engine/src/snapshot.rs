@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use futures_util::StreamExt;
 use kemari_api::replica::{self, AfterSnapshot, ReplicaProxy, refusal_text};
 use kemari_api::{NodeName, VmName};
-use zbus::zvariant::Fd;
+use zbus::Fd;
 
 use crate::RunArguments;
 use crate::exit::{Failure, FailureKind};

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use zbus::zvariant::{Fd, Type};
+use zbus::Fd;
+use zbus::zvariant::Type;
 
 use crate::place;
 use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};

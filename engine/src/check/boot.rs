@@ -26,7 +26,7 @@ pub(super) fn problems(config: &VmConfig) -> Vec<Problem> {
     }
     match machine_config(config) {
         Err(MachineConfigError::Unsupported(_)) => {}
-        Err(error) => found.push(Problem::missing("boot.disk".into(), chain(&error))),
+        Err(error) => found.push(Problem::missing("boot.disk", chain(&error))),
         Ok(machine) => found.extend(
             kemari_vmm::check_boot(&machine)
                 .err()

@@ -240,7 +240,7 @@ impl Conductor {
 
     /// The passive replica is provably out, or will never be granted this generation: outputs may
     /// leave at once. A link that is still there, or there again, ends.
-    fn go_solo(&mut self, generation: Generation) -> Answer {
+    pub(super) fn go_solo(&mut self, generation: Generation) -> Answer {
         self.needs_active("only an active one can go solo")?;
         self.needs_newer(generation)?;
         self.stop_tracking();

@@ -38,6 +38,13 @@ pub struct Description<'a> {
     pub replication: &'a str,
 }
 
+/// How an engine begins.
+enum Start<'a> {
+    Replication,
+    Migration,
+    Snapshot(&'a Path),
+}
+
 /// A port nobody listens on at this moment.
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -52,20 +59,22 @@ impl ReplicaProcess {
 
     /// Starts an engine that waits, of a VM of this name.
     pub fn start_named(node: &str, vm: &str, description: &Description<'_>) -> Self {
-        Self::start_from(node, vm, description, None)
+        Self::start_from(node, vm, description, &Start::Replication)
+    }
+
+    /// Starts an engine that waits for a migration.
+    pub fn start_for_migration(node: &str, description: &Description<'_>) -> Self {
+        let mut engine = Self::start_from(node, "vm", description, &Start::Migration);
+        engine.address = engine.address.replace("kemari:", "");
+        engine
     }
 
     /// Starts an engine that goes on from a snapshot.
     pub fn restore(node: &str, description: &Description<'_>, snapshot: &Path) -> Self {
-        Self::start_from(node, "vm", description, Some(snapshot))
+        Self::start_from(node, "vm", description, &Start::Snapshot(snapshot))
     }
 
-    fn start_from(
-        node: &str,
-        vm: &str,
-        description: &Description<'_>,
-        snapshot: Option<&Path>,
-    ) -> Self {
+    fn start_from(node: &str, vm: &str, description: &Description<'_>, start: &Start<'_>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("kemari-test-")
             .tempdir()
@@ -87,9 +96,13 @@ impl ReplicaProcess {
         let log = std::fs::File::create(directory.join("log")).unwrap();
         let address = format!("kemari:tcp:127.0.0.1:{port}");
         let mut command = Command::new(env!("CARGO_BIN_EXE_kemari-engine"));
-        match snapshot {
-            None => command.args(["run", "--incoming", &address]),
-            Some(snapshot) => command.args(["snapshot", "restore"]).arg(snapshot),
+        match start {
+            Start::Replication => command.args(["run", "--incoming", &address]),
+            Start::Migration => {
+                let address = address.replace("kemari:", "");
+                command.args(["run", "--incoming", &address])
+            }
+            Start::Snapshot(snapshot) => command.args(["snapshot", "restore"]).arg(snapshot),
         };
         let mut child = command
             .args(["--node", node, "--config"])

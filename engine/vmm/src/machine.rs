@@ -16,7 +16,7 @@ use crate::devices::{Devices, RestoreDevicesError};
 use crate::dirty::DirtyPages;
 use crate::dirty_log::DirtyLog;
 use crate::error::{CreateMachineError, DirtyLogError, PauseError, RestoreError, SaveError};
-use crate::event::{ConsoleOutput, GuestEvent};
+use crate::event::GuestEvent;
 use crate::fingerprint::MachineFingerprint;
 use crate::gate::RunGate;
 use crate::host::{self, Host};

@@ -87,9 +87,6 @@ pub(crate) enum DeviceFault {
         #[source]
         fault: QueueFault,
     },
-    /// A request that no driver makes.
-    #[error("the driver asked for what it may not: {0}")]
-    Driver(&'static str),
     /// The back end failed for good.
     #[error("the back end failed")]
     BackEnd(#[from] std::io::Error),

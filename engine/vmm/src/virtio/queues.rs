@@ -163,11 +163,6 @@ impl Queues {
         self.rings.get(index).map_or(0, |ring| ring.queue.size())
     }
 
-    /// Whether the driver has set the queue up. A driver may leave queues out.
-    pub(crate) fn is_ready(&self, index: usize) -> bool {
-        self.rings.get(index).is_some_and(|ring| ring.queue.ready())
-    }
-
     /// Takes the next chain; `None` when there is none, and then the doorbell rings for the next.
     ///
     /// # Errors
