@@ -12,6 +12,7 @@ use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::wire::Goodbye;
 use tokio::sync::oneshot;
 
+use super::pair::LinkState;
 use super::{Answer, Conductor, End};
 use crate::clock;
 
@@ -127,7 +128,12 @@ impl Conductor {
     /// Gives up waiting when there is nobody left to wait for.
     pub(super) fn finish_if_possible(&mut self) {
         let Some(finish) = &self.finish else { return };
-        if clock::now() >= finish.deadline || !self.is_paired() {
+        let somebody_listens = match finish.purpose {
+            // In sync it is only with the commit that is waited for.
+            Purpose::Migrate => matches!(self.link, LinkState::Up(_)),
+            _ => self.is_paired(),
+        };
+        if clock::now() >= finish.deadline || !somebody_listens {
             self.complete_finish();
         }
     }

@@ -430,7 +430,7 @@ impl PassiveSession {
         payload: &[u8],
     ) -> Result<PassiveAction<'a>, ProtocolError> {
         let goodbye: Goodbye = decode_postcard(FrameKind::Goodbye, payload)?;
-        if let Goodbye::HandedOver { epoch } = goodbye
+        if let Goodbye::HandedOver { epoch } | Goodbye::Migrated { epoch, .. } = goodbye
             && state != (State::Between { last: epoch })
         {
             return Err(ProtocolError::UnexpectedFrame {
