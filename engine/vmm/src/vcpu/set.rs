@@ -267,13 +267,20 @@ mod tests {
             memory: MemorySize::from_mib(16).unwrap(),
             vcpus: VcpuCount::new(6).unwrap(),
             cpu: CpuModel::Host,
+            rng: crate::config::Presence::Absent,
+            balloon: None,
             boot: BootSource {
                 kernel: "/nonexistent".into(),
                 initrd: None,
                 cmdline: String::new(),
             },
         };
-        let mut machine = Machine::new(config, Arc::new(Silent), mpsc::channel().0).unwrap();
+        let mut machine = Machine::new(
+            config,
+            crate::backend::Backends::new(Arc::new(Silent)),
+            mpsc::channel().0,
+        )
+        .unwrap();
         let ids = |states: &[VcpuState]| -> Vec<u64> {
             states.iter().map(|state| state.regs.rax).collect()
         };
