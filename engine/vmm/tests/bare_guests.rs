@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Bench, guests};
-use kemari_vmm::{BootFile, BootSource, ConsoleOutput, GuestEvent, Machine};
+use kemari_vmm::{ConsoleOutput, GuestEvent, Machine};
 
 #[test]
 fn a_guest_speaks_and_switches_off() {
@@ -32,23 +32,6 @@ fn a_machine_that_is_off_stays_off_until_booted_again() {
         assert!(bench.machine.is_paused());
         assert_eq!(bench.console.bytes(), vec![b'x'; round]);
     }
-}
-
-#[test]
-fn a_kernel_in_memory_boots_and_the_next_boot_may_have_another_one() {
-    needs_kvm!();
-    let mut bench = Bench::empty();
-    for word in ["old", "new"] {
-        bench.machine.set_boot_source(BootSource {
-            kernel: BootFile::from_bytes("/vmlinuz on disk.raw", guests::elf(guests::speaker())),
-            initrd: None,
-            cmdline: word.to_owned(),
-        });
-        bench.machine.boot().unwrap();
-        bench.machine.resume();
-        assert_eq!(bench.event(), GuestEvent::PowerOff);
-    }
-    assert_eq!(bench.console.bytes(), b"oldnew");
 }
 
 #[test]
