@@ -64,7 +64,7 @@ pub(crate) fn choose(
     };
     Ok(Some(Choice {
         title: found.title,
-        named_by: "its directory".to_owned(),
+        named_by: "the links and names of kernels".to_owned(),
         config: found.kernel.volume,
         kernel: found.kernel,
         initrds: found.initrd.into_iter().collect(),

@@ -89,7 +89,7 @@ fn read(volumes: &Volumes, choice: &Choice) -> Result<BootFiles, BootDiskError> 
     let initrd = initrds(volumes, choice)?;
     let kernel_name = name(volumes, &choice.kernel);
     let described = format!(
-        "{} by {} of {}: kernel {} ({} KiB), {}",
+        "{}, by {} on {}: kernel {} ({} KiB), {}",
         choice.title,
         choice.named_by,
         volumes.get(choice.config).place(),

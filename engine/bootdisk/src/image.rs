@@ -160,16 +160,6 @@ impl Seek for Window {
     }
 }
 
-impl ext4_view::Ext4Read for Window {
-    fn read(
-        &mut self,
-        start: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.read_exact_at(start, buffer).map_err(Into::into)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 
 mod ext;
 mod fat;
+mod guard;
 
 use crate::error::{BootDiskError, Place, Problem, printable};
 use crate::image::Window;

@@ -191,6 +191,41 @@ fn files_that_claim_to_be_huge_are_refused_before_memory_is_taken() {
 }
 
 #[test]
+fn a_tree_of_extents_that_is_walked_for_ever_is_not() {
+    const BLOCK: usize = 1024;
+    const ENTRIES: u16 = 84;
+    needs_tools!("mkfs.ext4", "debugfs");
+    let workshop = Workshop::new();
+    let options = ["-b", "1024", "-O", "^metadata_csum,^has_journal"];
+    let disk = workshop.ext4_with(0, 2, &FILES[..7], &options);
+    let place = common::run("debugfs", &[&"-R", &"imap /boot/vmlinuz-1", &disk]);
+    let place = place.split_once("located at block ").unwrap().1;
+    let (block, offset) = place.trim().split_once(", offset 0x").unwrap();
+    let block: usize = block.parse().unwrap();
+    let inode = block * BLOCK + usize::from_str_radix(offset, 16).unwrap();
+    let mut image = fs::read(disk).unwrap();
+    let mut node = |at: usize, depth: u16, entries: u16, child: u32| {
+        let mut bytes = [0xf30a, entries, entries, depth, 0, 0]
+            .map(u16::to_le_bytes)
+            .concat();
+        for _ in 0..entries {
+            bytes.extend([0, child, 0].map(u32::to_le_bytes).concat());
+        }
+        image[at..at + bytes.len()].copy_from_slice(&bytes);
+    };
+    // In blocks that are free: each level points to the one below only, the lowest to nothing.
+    let first = 1900;
+    node(inode + 0x28, 5, 4, first);
+    for depth in (0..5u16).rev() {
+        let at = first + 4 - u32::from(depth);
+        let child = if depth == 0 { 0 } else { at + 1 };
+        node(usize::try_from(at).unwrap() * BLOCK, depth, ENTRIES, child);
+    }
+    let error = find_in_bytes("deep", image).unwrap_err().to_string();
+    assert!(error.contains("more pieces than any of /boot"), "{error}");
+}
+
+#[test]
 fn an_absurd_superblock_is_refused() {
     needs_tools!("mkfs.ext4");
     let workshop = Workshop::new();

@@ -41,8 +41,8 @@ fn a_whole_disk_of_ext4_without_boot_loader() {
         assert_eq!(
             files.described,
             format!(
-                "/vmlinuz by its directory of {disk}: kernel /vmlinuz (0 KiB), initrd /initrd.img \
-                 (0 KiB)"
+                "/vmlinuz, by the links and names of kernels on {disk}: kernel /vmlinuz (0 KiB), \
+                 initrd /initrd.img (0 KiB)"
             )
         );
     }
@@ -175,7 +175,7 @@ fn gpt_with_esp_and_boot_loader_entries() {
         assert!(
             files
                 .described
-                .starts_with("Debian GNU/Linux (6.1.0-10-amd64) by boot entry debian-6.1.0-10"),
+                .starts_with("Debian GNU/Linux (6.1.0-10-amd64), by boot entry debian-6.1.0-10"),
             "{}",
             files.described
         );

@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::guests;
-use kemari_vmm::{BootError, BootFile, BootSource, MachineConfig, MemorySize, check_boot};
+use common::{Bench, guests};
+use kemari_vmm::{BootError, BootFile, BootSource, GuestEvent, MachineConfig, check_boot};
 use proptest::prelude::*;
 
 const SETUP_SECTORS: usize = 0x1f1;
@@ -35,12 +35,12 @@ fn bzimage() -> Vec<u8> {
 
 fn config(kernel: Vec<u8>) -> MachineConfig {
     MachineConfig {
-        memory: MemorySize::from_mib(16).unwrap(),
         boot: BootSource {
             kernel: BootFile::from_bytes("the kernel", kernel),
             initrd: Some(BootFile::from_bytes("the initrd", vec![7; 5000])),
             cmdline: "quiet".to_owned(),
         },
+        ..common::config("".as_ref(), "", 16)
     }
 }
 
@@ -54,6 +54,23 @@ fn content_in_memory_is_loaded_like_a_file() {
     check_boot(&config(guests::elf(guests::counter()))).unwrap();
     let text = refusal(b"hello".to_vec()).to_string();
     assert!(text.starts_with("the kernel cannot be booted, it is a text file"));
+}
+
+#[test]
+fn a_kernel_in_memory_boots_and_the_next_boot_may_have_another_one() {
+    needs_kvm!();
+    let mut bench = Bench::empty();
+    for word in ["old", "new"] {
+        bench.machine.set_boot_source(BootSource {
+            kernel: BootFile::from_bytes("/vmlinuz on disk.raw", guests::elf(guests::speaker())),
+            initrd: None,
+            cmdline: word.to_owned(),
+        });
+        bench.machine.boot().unwrap();
+        bench.machine.resume();
+        assert_eq!(bench.event(), GuestEvent::PowerOff);
+    }
+    assert_eq!(bench.console.bytes(), b"oldnew");
 }
 
 #[test]

@@ -2,14 +2,16 @@
 //! ext2, ext3 and ext4 by `ext4-view`, with a journal that was not replayed taken into account.
 //!
 //! The crate is safe code and checks what it reads. Where it allocates or loops by a number of the
-//! disk alone, that number is checked here first: group descriptors, the journal's length, and the
-//! length of a symbolic link, which is why links are followed here.
+//! disk alone, that number is checked here first: group descriptors, the lengths of the journal, of
+//! directories and of symbolic links, which is why paths are followed here. `guard` watches the trees
+//! of extents.
 
 use std::collections::VecDeque;
 
 use ext4_view::{Ext4, Ext4Error};
 
 use super::components;
+use super::guard::Guarded;
 use crate::error::Problem;
 use crate::image::Window;
 use crate::limits::{DIRECTORY_BYTES_MAX, DIRECTORY_NAMES_MAX, PATH_BYTES_MAX, SYMLINKS_MAX};
@@ -37,11 +39,12 @@ struct Found {
 
 impl Ext {
     pub(super) fn open(window: Window) -> Result<Self, Problem> {
-        Superblock::read(&window)
-            .ok_or("its superblock is absurd")
-            .and_then(|superblock| superblock.check(&window))
-            .map_err(|problem| Problem::FileSystem(problem.to_owned()))?;
-        let fs = Ext4::load(Box::new(window)).map_err(|error| problem(&error))?;
+        let absurd = |problem: &str| Problem::FileSystem(problem.to_owned());
+        let superblock =
+            Superblock::read(&window).ok_or_else(|| absurd("its superblock is absurd"))?;
+        superblock.check(&window).map_err(absurd)?;
+        let guarded = Guarded::new(window, superblock.block_bytes);
+        let fs = Ext4::load(Box::new(guarded)).map_err(|error| problem(&error))?;
         Ok(Self {
             uuid: fs.uuid().to_string(),
             label: fs.label().to_str().unwrap_or_default().to_owned(),
@@ -88,11 +91,6 @@ impl Ext {
         let Some(found) = found.filter(|found| found.directory) else {
             return Ok(Vec::new());
         };
-        if found.bytes > DIRECTORY_BYTES_MAX {
-            return Err(Problem::TooLarge {
-                limit: DIRECTORY_BYTES_MAX,
-            });
-        }
         let entries = self
             .fs
             .read_dir(found.path.as_str())
@@ -160,6 +158,13 @@ impl Ext {
     /// What a path without links leads to.
     fn look(&self, path: &str) -> Result<Option<Found>, Problem> {
         let found = absent(self.fs.symlink_metadata(path))?;
+        // The crate looks through all of a directory for what is next on the path.
+        if found
+            .as_ref()
+            .is_some_and(|found| found.is_dir() && found.len() > DIRECTORY_BYTES_MAX)
+        {
+            return Err(Problem::FileSystem("a directory's size is absurd".into()));
+        }
         Ok(found.map(|metadata| Found {
             path: path.to_owned(),
             directory: metadata.is_dir(),

@@ -186,6 +186,76 @@ fn debian_boots_what_was_saved() {
     assert_eq!(debian("next_entry=1>1").unwrap().title, "Debian GNU/Linux");
 }
 
+/// The parts of Ubuntu's that Debian's has not.
+const UBUNTU: &str = r#"
+set default="0"
+function recordfail {
+  set recordfail=1
+  if [ -n "${have_grubenv}" ]; then if [ -z "${boot_once}" ]; then save_env recordfail; fi; fi
+}
+function initrdfail {
+    if [ -n "${have_grubenv}" ]; then if [ -n "${partuuid}" ]; then
+      if [ -z "${initrdfail}" ]; then
+        set initrdfail=1
+        if [ -n "${boot_once}" ]; then
+          set prev_entry="${default}"
+          save_env prev_entry
+        fi
+      fi
+      save_env initrdfail
+    fi; fi
+}
+function gfxmode {
+	set gfxpayload="${1}"
+	if [ "${1}" = "keep" ]; then
+		set vt_handoff=vt.handoff=7
+	else
+		set vt_handoff=
+	fi
+}
+if [ "${recordfail}" != 1 ]; then
+  if [ -e ${prefix}/gfxblacklist.txt ]; then
+    if [ ${grub_platform} != pc ]; then
+      set linux_gfx_mode=keep
+    elif hwmatch ${prefix}/gfxblacklist.txt 3; then
+      set linux_gfx_mode=text
+    else
+      set linux_gfx_mode=text
+    fi
+  else
+    set linux_gfx_mode=keep
+  fi
+else
+  set linux_gfx_mode=text
+fi
+export linux_gfx_mode
+menuentry 'Ubuntu' --class ubuntu --class gnu-linux $menuentry_id_option 'gnulinux-simple-abcd' {
+	recordfail
+	load_video
+	gfxmode $linux_gfx_mode
+	insmod gzio
+	search --no-floppy --fs-uuid --set=root abcd
+	if [ "${initrdfail}" = 1 ]; then
+	  linux	/vmlinuz-6.8.0-31-generic root=LABEL=x ro recovery
+	  initrd	/initrd.img-6.8.0-31-generic
+	else
+	  linux	/vmlinuz-6.8.0-31-generic root=PARTUUID=x ro  console=tty1 console=ttyS0 $vt_handoff
+	fi
+	initrdfail
+}
+"#;
+
+#[test]
+fn ubuntus_cloud_image() {
+    let choice = on(&[("/grub/grub.cfg", UBUNTU)]).unwrap().unwrap();
+    assert_eq!(choice.kernel.path, "/vmlinuz-6.8.0-31-generic");
+    assert_eq!(
+        choice.cmdline,
+        "root=PARTUUID=x ro console=tty1 console=ttyS0 vt.handoff=7"
+    );
+    assert_eq!(choice.initrds, []);
+}
+
 #[test]
 fn an_entry_without_linux_is_an_error_not_another_kernel() {
     let text = refusal("menuentry 'UEFI Firmware Settings' { fwsetup }");
