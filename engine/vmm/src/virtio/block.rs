@@ -198,6 +198,13 @@ impl Block {
     }
 }
 
+impl Drop for Block {
+    /// The back end may serve another machine's device after this one.
+    fn drop(&mut self) {
+        self.forget_all();
+    }
+}
+
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Block")

@@ -10,7 +10,7 @@ mod model;
 use std::io;
 
 use super::*;
-use crate::backend::{SECTOR_BYTES, Unmap};
+use crate::backend::{DiskOptions, RawDisk, SECTOR_BYTES, Unmap};
 use crate::virtio::driver::{Buffer, Driver, Submitted};
 use disk::{Operation, Pace, SECTORS, TestDisk};
 
@@ -298,4 +298,35 @@ fn a_driver_with_flush_has_a_cache() {
     assert_eq!(guest.disk.durable()[..SECTOR], [0; SECTOR]);
     assert_eq!(guest.status_of(&[&header(FLUSH, 0)], &[1]), OK);
     assert_eq!(guest.disk.durable()[..SECTOR], [5; SECTOR]);
+}
+
+#[test]
+fn a_file_is_a_disk() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let raw = RawDisk::open(file.path(), DiskOptions::default()).unwrap();
+    let mut driver = Driver::start(Box::new(Block::new(DiskAttachment {
+        serial: "file".parse().unwrap(),
+        backend: Box::new(raw),
+    })));
+    let data: Vec<u8> = (0..64 << 10)
+        .map(|i| u8::try_from(i % 251).unwrap())
+        .collect();
+    let mut ask = |readable: &[&[u8]], writable: &[usize]| {
+        let submitted = submit(&mut driver, readable, writable);
+        let (head, _) = driver.used(QUEUE);
+        assert_eq!(head, submitted.head);
+        let parts = submitted.writable.iter().map(|buffer| driver.read(buffer));
+        parts.collect::<Vec<_>>().concat()
+    };
+    assert_eq!(ask(&[&header(OUT, 100), &data], &[1]), [OK]);
+    assert_eq!(ask(&[&header(FLUSH, 0)], &[1]), [OK]);
+    assert_eq!(
+        ask(&[&header(WRITE_ZEROES, 0), &range(101, 1, 1)], &[1]),
+        [OK]
+    );
+    let read = ask(&[&header(IN, 100)], &[data.len(), 1]);
+    assert_eq!(read[..SECTOR], data[..SECTOR]);
+    assert_eq!(read[SECTOR..2 * SECTOR], [0; SECTOR]);
+    assert_eq!(read[2 * SECTOR..data.len()], data[2 * SECTOR..]);
 }

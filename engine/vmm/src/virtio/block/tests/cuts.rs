@@ -89,3 +89,18 @@ fn a_reset_leaves_nothing_in_flight() {
     assert_eq!(guest.disk.waiting(), 0);
     assert_eq!(guest.driver.try_used(QUEUE), None);
 }
+
+#[test]
+fn a_machine_that_goes_leaves_nothing_in_flight() {
+    let mut guest = Guest::new(TestDisk::new());
+    guest.disk.set_pace(Pace::Held);
+    guest.submit(&[&header(OUT, 0), &[1; SECTOR]], &[1]);
+    guest.wait_for_waiting(1);
+    let Guest { driver, disk } = guest;
+    drop(driver);
+    assert_eq!(disk.waiting(), 0);
+    disk.set_pace(Pace::AtOnce);
+    let driver = Driver::start(block(&disk));
+    let mut guest = Guest { driver, disk };
+    assert_eq!(guest.read(0, SECTOR), [1; SECTOR]);
+}
