@@ -20,7 +20,7 @@ use crate::fingerprint::MachineFingerprint;
 use crate::gate::RunGate;
 use crate::host::{self, Host};
 use crate::ram::GuestRam;
-use crate::state::{MachineState, VmState};
+use crate::state::{MachineState, VmState, tsc};
 use crate::sys;
 use crate::vcpu::mmio::NoMmio;
 use crate::vcpu::set::{Outside, Vcpus};
@@ -87,7 +87,8 @@ impl Machine {
             pristine: None,
             vm,
         };
-        let pristine = machine.save().map_err(CreateMachineError::FirstState)?;
+        let mut pristine = machine.save().map_err(CreateMachineError::FirstState)?;
+        tsc::align(&mut pristine.vcpus);
         machine.pristine = Some(pristine);
         Ok(machine)
     }
