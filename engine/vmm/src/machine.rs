@@ -23,7 +23,7 @@ use crate::host::{self, Host};
 use crate::pci::Platform;
 use crate::pci::kvm::KvmPlatform;
 use crate::ram::GuestRam;
-use crate::state::{MachineState, VmState};
+use crate::state::{MachineState, VmState, tsc};
 use crate::sys;
 use crate::vcpu::set::{Outside, Vcpus};
 use crate::virtio::fleet::Fleet;
@@ -96,7 +96,8 @@ impl Machine {
             pristine: None,
             vm,
         };
-        let pristine = machine.save().map_err(CreateMachineError::FirstState)?;
+        let mut pristine = machine.save().map_err(CreateMachineError::FirstState)?;
+        tsc::align(&mut pristine.vcpus);
         machine.pristine = Some(pristine);
         Ok(machine)
     }

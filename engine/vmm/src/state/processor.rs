@@ -30,7 +30,7 @@ pub struct VcpuState {
     xcrs: Option<kvm_xcrs>,
     debug: kvm_debugregs,
     lapic: kvm_lapic_state,
-    tsc_khz: u32,
+    pub(crate) tsc_khz: u32,
     /// Where the host has one that works.
     pub(crate) tsc_offset: Option<u64>,
     pub(crate) msrs: Vec<Msr>,
