@@ -221,6 +221,18 @@ impl Device for Net {
         KIND
     }
 
+    fn traits(&self) -> String {
+        let Self {
+            mac,
+            pairs,
+            offered,
+            ..
+        } = self;
+        let mtu = self.mtu.map(|mtu| format!(" mtu={mtu}"));
+        let mtu = mtu.unwrap_or_default();
+        format!("mac={mac} pairs={pairs}{mtu} features={offered:#x}")
+    }
+
     fn features(&self) -> u64 {
         self.offered
     }

@@ -4,19 +4,19 @@
 /// How many packets were lost, each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Lost {
-    from_guest: u64,
-    from_outside: u64,
+    sent: u64,
+    received: u64,
 }
 
 impl Lost {
     /// A packet that the guest sent is none.
-    pub(super) fn from_guest(&mut self, why: &'static str) {
-        self.from_guest = told(self.from_guest, "guest", why);
+    pub(super) fn sent(&mut self, why: &'static str) {
+        self.sent = told(self.sent, "guest", why);
     }
 
     /// A packet cannot be given to the guest.
-    pub(super) fn from_outside(&mut self, why: &'static str) {
-        self.from_outside = told(self.from_outside, "network", why);
+    pub(super) fn received(&mut self, why: &'static str) {
+        self.received = told(self.received, "network", why);
     }
 }
 

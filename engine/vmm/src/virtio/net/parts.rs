@@ -75,7 +75,7 @@ pub(super) fn gather(
         let bytes = usize::try_from(part.len()).unwrap_or(usize::MAX);
         if part.is_write_only() {
             writable = true;
-            answer = answer.or((bytes > 0).then(|| part.addr()));
+            answer = answer.or_else(|| (bytes > 0).then(|| part.addr()));
             continue;
         }
         if writable {

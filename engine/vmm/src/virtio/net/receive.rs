@@ -119,12 +119,12 @@ impl Receiver<'_> {
             budget.spend(length);
             if length <= PACKET_HEADER_BYTES {
                 queues.put_back(self.queue);
-                self.lost.from_outside("it has no frame");
+                self.lost.received("it has no frame");
                 continue;
             }
             match self.find_places(first, length, queues)? {
                 Fit::Whole => self.deliver(length, queues)?,
-                Fit::Never => self.lost.from_outside("the guest's buffers are too small"),
+                Fit::Never => self.lost.received("the guest's buffers are too small"),
                 Fit::Later => {
                     self.inbound.pending = Some(length);
                     self.inbound.stalled = true;

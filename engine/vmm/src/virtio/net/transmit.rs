@@ -42,9 +42,9 @@ impl Transmitter<'_> {
             let packet = gathered.length.and_then(|length| self.packet.get(..length));
             budget.spend(packet.map_or(self.packet.len(), <[u8]>::len));
             match packet {
-                None => self.lost.from_guest("it is too long"),
+                None => self.lost.sent("it is too long"),
                 Some(packet) if packet.len() <= PACKET_HEADER_BYTES => {
-                    self.lost.from_guest("it has no frame");
+                    self.lost.sent("it has no frame");
                 }
                 Some(packet) => self.backend.transmit(packet),
             }

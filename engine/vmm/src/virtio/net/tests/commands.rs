@@ -286,3 +286,16 @@ fn a_reset_forgets_the_packet_that_waited() {
     let delivered = received(&mut driver, RECEIVE, &[buffer]);
     assert_eq!(delivered, in_chains(packet(2, 60), 1));
 }
+
+#[test]
+fn interfaces_that_cannot_take_over_from_each_other_have_other_traits() {
+    let traits = |pairs, offloads| net(&Wire::with_offloads(pairs, offloads)).traits();
+    let all = traits(2, all_offloads());
+    assert!(
+        all.starts_with("mac=52:54:00:12:34:56 pairs=2 mtu=1400 features=0x"),
+        "{all}"
+    );
+    assert_eq!(all, traits(2, all_offloads()));
+    assert_ne!(all, traits(3, all_offloads()));
+    assert_ne!(all, traits(2, Offloads::CHECKSUM));
+}

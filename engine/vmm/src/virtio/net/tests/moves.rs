@@ -38,17 +38,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+type Packets = Vec<Vec<u8>>;
+
 /// The guest, and what it knows.
 struct Guest {
     driver: Option<Driver>,
     wire: Wire,
-    sent: Vec<Vec<u8>>,
+    sent: Packets,
     /// Descriptors of each packet being sent.
     sending: VecDeque<usize>,
-    arrived: [Vec<Vec<u8>>; 2],
+    arrived: [Packets; 2],
     offered: HashMap<u16, Submitted>,
     used: VecDeque<Vec<u8>>,
-    received: Vec<Vec<u8>>,
+    received: Packets,
 }
 
 impl Guest {
@@ -70,8 +72,8 @@ impl Guest {
         self.driver.as_mut().unwrap()
     }
 
-    fn take(&mut self, step: Step) {
-        match step {
+    fn take(&mut self, step: &Step) {
+        match *step {
             Step::Send { bytes, parts } => self.send(bytes, parts),
             Step::Arrive { pair, bytes } => {
                 let number = u32::try_from(self.arrived[pair].len()).unwrap();
@@ -138,7 +140,7 @@ impl Guest {
     }
 
     /// Lets everything come to its end and says what was received, by pair.
-    fn finish(mut self) -> (Vec<Vec<u8>>, [Vec<Vec<u8>>; 2], Self) {
+    fn finish(mut self) -> (Packets, [Packets; 2], Self) {
         self.wire.make_room(usize::MAX);
         self.driver().function().resume();
         let sent = self.wire.sent(self.sent.len());
@@ -165,7 +167,7 @@ proptest! {
     #[test]
     fn nothing_is_lost_and_nothing_doubled(steps in prop::collection::vec(step(), 1..80)) {
         let mut guest = Guest::new();
-        for step in steps {
+        for step in &steps {
             guest.take(step);
         }
         let (sent, received, guest) = guest.finish();

@@ -51,6 +51,7 @@ impl Bell {
 }
 
 struct Inner {
+    offloads: Offloads,
     state: Mutex<State>,
     changed: Condvar,
     arrived: Vec<Bell>,
@@ -71,7 +72,17 @@ impl Wire {
 
     /// A wire with room for so many packets.
     pub(super) fn with_room(pairs: usize, room: usize) -> Self {
+        Self::with(pairs, room, all_offloads())
+    }
+
+    /// A wire that carries these offloads.
+    pub(super) fn with_offloads(pairs: usize, offloads: Offloads) -> Self {
+        Self::with(pairs, usize::MAX, offloads)
+    }
+
+    fn with(pairs: usize, room: usize, offloads: Offloads) -> Self {
         Self(Arc::new(Inner {
+            offloads,
             state: Mutex::new(State {
                 arriving: vec![VecDeque::new(); pairs],
                 taken: 0,
@@ -148,7 +159,7 @@ pub(super) fn all_offloads() -> Offloads {
 
 impl NetworkBackend for Plug {
     fn offloads(&self) -> Offloads {
-        all_offloads()
+        self.0.0.offloads
     }
 
     fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
