@@ -6,7 +6,7 @@ use vmm_sys_util::errno;
 
 use crate::config::{CpuModel, MemorySize, VcpuCount};
 use crate::devices::RestoreDevicesError;
-use crate::ram::MapMemoryError;
+use crate::memory::MapMemoryError;
 
 /// A machine could not be made.
 #[derive(Debug, Error)]

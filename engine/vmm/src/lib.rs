@@ -8,7 +8,7 @@
 //! # use std::sync::{Arc, mpsc};
 //! # use kemari_vmm::backend::Backends;
 //! # use kemari_vmm::{
-//! #     BootSource, ConsoleOutput, CpuModel, Machine, MachineConfig, MemorySize, Presence, VcpuCount,
+//! #     BootSource, ConsoleOutput, CpuModel, Machine, MachineConfig, MemoryOptions, MemorySize, Presence, VcpuCount,
 //! # };
 //! # fn example(console: Arc<dyn ConsoleOutput>) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = MachineConfig {
@@ -17,6 +17,7 @@
 //!     cpu: CpuModel::Host,
 //!     rng: Presence::Present,
 //!     balloon: None,
+//!     memory_options: MemoryOptions::default(),
 //!     boot: BootSource {
 //!         kernel: "/boot/vmlinuz".into(),
 //!         initrd: None,
@@ -91,6 +92,7 @@ mod fingerprint;
 mod gate;
 mod host;
 mod machine;
+mod memory;
 mod msrs;
 mod pci;
 mod ram;
@@ -114,7 +116,8 @@ pub use fingerprint::MachineFingerprint;
 pub use gate::RunGate;
 pub use host::kvm_is_usable;
 pub use machine::Machine;
-pub use ram::{GuestRam, MapMemoryError, PageAccessError};
+pub use memory::{HugePages, MapMemoryError, MemoryLock, MemoryOptions, NumaNode, PoolPage};
+pub use ram::{GuestRam, PageAccessError};
 pub use state::{
     DecodeStateError, MAX_STATE_BYTES, MachineState, STATE_VERSION, VcpuState, VmState,
 };

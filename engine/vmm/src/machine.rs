@@ -20,6 +20,7 @@ use crate::event::GuestEvent;
 use crate::fingerprint::MachineFingerprint;
 use crate::gate::RunGate;
 use crate::host::{self, Host};
+use crate::memory;
 use crate::pci::Platform;
 use crate::pci::kvm::KvmPlatform;
 use crate::ram::GuestRam;
@@ -65,11 +66,12 @@ impl Machine {
         let kvm = host::open_kvm()?;
         host::check_capabilities(&kvm)?;
         host::check_vcpus(&kvm, config.vcpus)?;
-        let ram = GuestRam::new(config.memory)?;
+        let cpuid = cpuid::of_host(&kvm, config.cpu, config.vcpus)?;
+        memory::check_address_bits(config.memory, memory::address_bits(&cpuid))?;
+        let ram = GuestRam::with_options(config.memory, &config.memory_options)?;
         let vm = Arc::new(create_vm(&kvm)?);
         let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.clone())
             .map_err(CreateMachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-        let cpuid = cpuid::of_host(&kvm, config.cpu, config.vcpus)?;
         let boot_vcpu = create_vcpu(&vm, &cpuid, VcpuIndex::BOOT)?;
         // Before the other vCPUs: the probe plays with the time-stamp counter.
         let host = Arc::new(Host::probe(&kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);

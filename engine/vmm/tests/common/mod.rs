@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use kemari_vmm::backend::Backends;
 use kemari_vmm::{
-    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE,
-    PageIndex, VcpuCount,
+    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemoryOptions,
+    MemorySize, PAGE_SIZE, PageIndex, VcpuCount,
 };
 
 /// Longer than anything here takes, so that only a hang reaches it.
@@ -210,6 +210,7 @@ pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
         balloon: None,
         vcpus: VcpuCount::ONE,
         cpu: CpuModel::Host,
+        memory_options: MemoryOptions::default(),
         boot: BootSource {
             kernel: kernel.to_owned().into(),
             initrd: None,
