@@ -72,6 +72,7 @@ pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, MachineConfigE
     Ok(MachineConfig {
         memory: memory(config)?,
         memory_options: memory_options(config),
+        dirty_tracking: dirty_tracking(config.memory.dirty_tracking),
         vcpus: vcpus(config)?,
         cpu: cpu(config.vm.cpu),
         rng: presence(config.rng.enabled),
@@ -147,6 +148,15 @@ fn memory_options(config: &VmConfig) -> MemoryOptions {
     }
 }
 
+fn dirty_tracking(wanted: DirtyTracking) -> kemari_vmm::DirtyTracking {
+    match wanted {
+        DirtyTracking::Auto => kemari_vmm::DirtyTracking::Auto,
+        DirtyTracking::Ring => kemari_vmm::DirtyTracking::Ring,
+        DirtyTracking::ManualBitmap => kemari_vmm::DirtyTracking::ManualBitmap,
+        DirtyTracking::Bitmap => kemari_vmm::DirtyTracking::Bitmap,
+    }
+}
+
 fn vcpus(config: &VmConfig) -> Result<VcpuCount, Unsupported> {
     let vcpus = config.vm.vcpus;
     VcpuCount::new(vcpus.get())
@@ -185,7 +195,7 @@ pub fn unsupported(config: &VmConfig) -> Vec<Unsupported> {
     // Taken apart, so that a new section cannot be forgotten here.
     let VmConfig {
         vm: _,
-        memory: ram,
+        memory: _,
         boot: _,
         disk: _,
         network: _,
@@ -198,26 +208,11 @@ pub fn unsupported(config: &VmConfig) -> Vec<Unsupported> {
     let mut found = Vec::new();
     found.extend(memory(config).err());
     found.extend(vcpus(config).err());
-    let mut refuse = |asked: bool, key, value: &dyn ToString, remedy| {
-        if asked {
-            found.push(Unsupported::new(key, value, remedy));
-        }
-    };
-    let out = "leave it out";
-    let tracking = ram.dirty_tracking;
-    refuse(
-        tracking != DirtyTracking::Auto,
-        "memory.dirty_tracking",
-        &tracking,
-        out,
-    );
     // sandbox.enabled = false is what this engine does anyway.
-    refuse(
-        sandbox.user != UserName::default(),
-        "sandbox.user",
-        &sandbox.user,
-        out,
-    );
+    if sandbox.user != UserName::default() {
+        let user = &sandbox.user;
+        found.push(Unsupported::new("sandbox.user", user, "leave it out"));
+    }
     found
 }
 
@@ -248,7 +243,7 @@ mod tests {
 
     #[test]
     fn memory_is_backed_as_described() {
-        let more = "[memory]\nhuge_pages = \"2M\"\nlock = true\nnuma_node = 1\n";
+        let more = "[memory]\nhuge_pages = \"2M\"\nlock = true\nnuma_node = 1\ndirty_tracking = \"bitmap\"\n";
         let expected = MemoryOptions {
             huge_pages: kemari_vmm::HugePages::Explicit2M,
             lock: MemoryLock::Now,
@@ -256,6 +251,7 @@ mod tests {
         };
         let machine = machine_config(&config(more)).unwrap();
         assert_eq!(machine.memory_options, expected);
+        assert_eq!(machine.dirty_tracking, kemari_vmm::DirtyTracking::Bitmap);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::sync::{Arc, mpsc};
 
 use kemari_vmm::backend::Backends;
 use kemari_vmm::{
-    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemoryOptions,
-    MemorySize, VcpuCount,
+    BootSource, ConsoleOutput, CpuModel, DirtyTracking, GuestEvent, Machine, MachineConfig,
+    MemoryOptions, MemorySize, VcpuCount,
 };
 
 /// Writes straight to standard output.
@@ -65,6 +65,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         vcpus: VcpuCount::new(vcpus)?,
         cpu,
         memory_options: MemoryOptions::default(),
+        dirty_tracking: DirtyTracking::Auto,
         boot: BootSource {
             kernel: PathBuf::from(kernel).into(),
             initrd: initrd.map(|path| PathBuf::from(path).into()),

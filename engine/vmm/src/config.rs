@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::dirty::tracking::DirtyTracking;
 use crate::memory::MemoryOptions;
 pub use cpu_model::{CpuModel, UnknownCpuModel};
 pub(crate) use vcpus::VcpuIndex;
@@ -177,6 +178,8 @@ pub struct MachineConfig {
     pub memory: MemorySize,
     /// How the host backs it.
     pub memory_options: MemoryOptions,
+    /// How its dirty pages are tracked.
+    pub dirty_tracking: DirtyTracking,
     /// Virtual CPUs.
     pub vcpus: VcpuCount,
     /// What they look like to the guest.

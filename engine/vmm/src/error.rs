@@ -69,6 +69,9 @@ pub enum CreateMachineError {
         /// KVM's limit.
         limit: usize,
     },
+    /// A vCPU's dirty ring could not be mapped.
+    #[error("Cannot map a vCPU's dirty ring; choose bitmaps for the tracking of dirty pages")]
+    DirtyRing(#[source] std::io::Error),
     /// A vCPU thread could not be started.
     #[error("Cannot start a vCPU thread")]
     Thread(#[source] std::io::Error),

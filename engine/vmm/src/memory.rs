@@ -30,6 +30,9 @@ use placement::{Advice, LockWhen};
 
 type Region = MmapRegion<AtomicBitmap>;
 
+/// What huge pages of x86-64 begin at a multiple of.
+const ALIGNMENT: usize = 2 << 20;
+
 /// Refuses memory that ends beyond `bits` physical address bits.
 pub(crate) fn check_address_bits(size: MemorySize, bits: u32) -> Result<(), MapMemoryError> {
     let end = 1u64.checked_shl(bits).unwrap_or(u64::MAX);
@@ -142,18 +145,22 @@ fn map_region(size: MemorySize, length: u64, options: &MemoryOptions) -> Result<
 }
 
 /// Maps at a multiple of 2 MiB where that can be had: KVM maps huge pages only where guest and host
-/// address have the same offset in them, and before Linux 6.7 the kernel aligns to 4 KiB only. It
-/// hands out addresses downwards, so what is too high is pushed down by a filler above it.
+/// address have the same offset in them, and the kernel aligns some mappings only (none before
+/// Linux 6.7). It hands out addresses downwards, so what is too high is pushed down by a filler
+/// above it, large enough not to fit into a smaller gap elsewhere.
 fn map_aligned(bytes: usize) -> Result<Region, MmapRegionError> {
-    /// Each filler may land in another gap; a few are enough to fill the small ones.
-    const ATTEMPTS: usize = 8;
+    /// Other threads map, too.
+    const ATTEMPTS: usize = 4;
     let mut fillers = Vec::new();
     for _ in 0..ATTEMPTS {
-        let excess = excess(&MmapRegion::<()>::new(bytes)?);
+        let excess = excess(&reserve(bytes)?);
         if excess == 0 {
             break;
         }
-        fillers.push(MmapRegion::<()>::new(excess)?);
+        let Ok(filler) = reserve(bytes.next_multiple_of(ALIGNMENT) + excess) else {
+            break;
+        };
+        fillers.push(filler);
     }
     let region = map_bytes(bytes, libc::MAP_NORESERVE)?;
     if excess(&region) != 0 {
@@ -162,9 +169,15 @@ fn map_aligned(bytes: usize) -> Result<Region, MmapRegionError> {
     Ok(region)
 }
 
+/// Addresses without memory.
+fn reserve(bytes: usize) -> Result<MmapRegion<()>, MmapRegionError> {
+    let flags = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    MmapRegion::build(None, bytes, libc::PROT_NONE, flags)
+}
+
 /// How far the region is above a multiple of 2 MiB.
 fn excess<B: Bitmap>(region: &MmapRegion<B>) -> usize {
-    region.as_ptr().addr() % (2 << 20)
+    region.as_ptr().addr() % ALIGNMENT
 }
 
 fn map_bytes(bytes: usize, flags: i32) -> Result<Region, MmapRegionError> {
