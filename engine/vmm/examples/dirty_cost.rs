@@ -113,10 +113,8 @@ fn dirty_pages(bench: &mut Bench, count: u32, stride: u32) {
         return;
     }
     let memory = bench.machine.memory();
-    let mut order = [0; PAGE_SIZE];
-    let words = [count, stride].map(u32::to_le_bytes);
-    order[..8].copy_from_slice(words.as_flattened());
     let page = PageIndex(guests::DIRTIER_ORDER / PAGE_SIZE as u64);
+    let order = guests::dirtier_order(count, stride);
     memory.write_page(page, &order).unwrap();
     let before = bench.console.len();
     bench.machine.resume();

@@ -48,6 +48,15 @@ fn arm_everything(bench: &mut Bench) {
     bench.machine.arm_dirty_tracking(0..page_count).unwrap();
 }
 
+/// What the first has that the second has not, and the other way round.
+fn differences(ones: &[u64], others: &[u64]) -> (Vec<u64>, Vec<u64>) {
+    let without = |these: &[u64], those: &[u64]| {
+        let missing = |page: &&u64| those.binary_search(page).is_err();
+        these.iter().filter(missing).copied().collect()
+    };
+    (without(ones, others), without(others, ones))
+}
+
 /// A painter that has painted once, is paused, and whose pages are being tracked.
 fn tracked_painter(tracking: DirtyTracking) -> Bench {
     let mut bench = booted(guests::painter(), 16, tracking);
@@ -224,8 +233,18 @@ fn tracking_can_be_started_again() {
             arm_everything(&mut bench);
             paint_again(&mut bench);
             bench.machine.pause().unwrap();
-            let harvest = bench.machine.harvest_dirty().unwrap();
-            assert_eq!(numbers(&harvest), painted(), "ends: {ends}");
+            let first = bench.machine.harvest_dirty().unwrap();
+            // A page that is only read may be among them: where the CPU has nested page tables, KVM
+            // maps it writable at its first use and counts it as written.
+            assert!(
+                painted()
+                    .iter()
+                    .all(|page| first.contains(PageIndex(*page)))
+            );
+            paint_again(&mut bench);
+            bench.machine.pause().unwrap();
+            let second = bench.machine.harvest_dirty().unwrap();
+            assert_eq!(numbers(&second), painted(), "ends: {ends}");
         }
     });
 }
@@ -250,5 +269,42 @@ fn pages_that_are_not_armed_are_in_the_first_harvest_at_most() {
         paint_again(&mut bench);
         bench.machine.pause().unwrap();
         assert_eq!(numbers(&bench.machine.harvest_dirty().unwrap()), painted());
+    });
+}
+
+/// More pages than a dirty ring has entries (65,536): the vCPU leaves with a full ring on the way.
+#[test]
+fn more_pages_than_a_ring_holds_are_all_harvested() {
+    in_every_way(|tracking| {
+        // Without a ring there is nothing to fill, and in an emulated machine a page takes a while.
+        let count = match tracking {
+            DirtyTracking::Ring => 70_000,
+            _ => 5_000,
+        };
+        let mut bench = booted(guests::dirtier(), 512, tracking);
+        bench.machine.start_dirty_tracking().unwrap();
+        arm_everything(&mut bench);
+        let order = guests::dirtier_order(count, 4096);
+        let page = PageIndex(guests::DIRTIER_ORDER / PAGE_SIZE as u64);
+        bench.machine.memory().write_page(page, &order).unwrap();
+        let first = guests::DIRTIER_START / PAGE_SIZE as u64;
+        let expected: Vec<u64> = std::iter::once(page.0)
+            .chain(first..first + u64::from(count))
+            .collect();
+        for round in 1..=2 {
+            bench.machine.resume();
+            assert_eq!(bench.machine.console_input().push(b"x"), 1);
+            bench.console.wait_long_for(round);
+            bench.machine.pause().unwrap();
+            let harvest = bench.machine.harvest_dirty().unwrap();
+            let (more, less) = differences(&numbers(&harvest), &expected);
+            // In the second round nobody writes the order. In the first, KVM may count the code, too,
+            // which it maps writable when it is first read.
+            let (most_more, most_less) = if round == 1 { (1, 0) } else { (0, 1) };
+            assert!(
+                more.len() <= most_more && less.len() <= most_less,
+                "round {round}: +{more:?} -{less:?}"
+            );
+        }
     });
 }

@@ -16,6 +16,13 @@ pub const DIRTIER_ORDER: u64 = 0x1f_f000;
 /// The first page that the dirtier writes.
 pub const DIRTIER_START: u64 = 0x40_0000;
 
+/// A page for the dirtier that says: this many pages, this many bytes apart.
+pub fn dirtier_order(pages: u32, stride: u32) -> [u8; 4096] {
+    let mut order = [0; 4096];
+    order[..8].copy_from_slice([pages, stride].map(u32::to_le_bytes).as_flattened());
+    order
+}
+
 /// Declares a guest: a function that gives the code's bytes.
 macro_rules! guest {
     ($(#[$doc:meta])* $name:ident, $($line:literal),+ $(,)?) => {

@@ -93,9 +93,18 @@ impl Recorder {
 
     /// Waits until at least `count` bytes were written.
     pub fn wait_for(&self, count: usize) {
+        self.wait_at_most(count, LONG);
+    }
+
+    /// The same, for a guest that has much to do.
+    pub fn wait_long_for(&self, count: usize) {
+        self.wait_at_most(count, LONG * 10);
+    }
+
+    fn wait_at_most(&self, count: usize, limit: Duration) {
         let (state, timeout) = self
             .grown
-            .wait_timeout_while(self.state.lock().unwrap(), LONG, |state| {
+            .wait_timeout_while(self.state.lock().unwrap(), limit, |state| {
                 state.bytes.len() < count
             })
             .unwrap();
