@@ -9,11 +9,12 @@
 use std::sync::Arc;
 
 use kemari_api::config::{
-    BootSection, CpuModel, DirtyTracking, DiskBoot, HugePages, NumaNode, UserName, VmConfig, shown,
+    BootSection, CpuModel, DirtyTracking, DiskBoot, HugePages, UserName, VmConfig, shown,
 };
 use kemari_bootdisk::BootDiskError;
 use kemari_vmm::{
-    BootFile, BootSource, FreePageReporting, MachineConfig, MemorySize, Presence, VcpuCount,
+    BootFile, BootSource, FreePageReporting, MachineConfig, MemoryLock, MemoryOptions, MemorySize,
+    Presence, VcpuCount,
 };
 use thiserror::Error;
 
@@ -70,6 +71,8 @@ pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, MachineConfigE
     }
     Ok(MachineConfig {
         memory: memory(config)?,
+        memory_options: memory_options(config),
+        dirty_tracking: dirty_tracking(config.memory.dirty_tracking),
         vcpus: vcpus(config)?,
         cpu: cpu(config.vm.cpu),
         rng: presence(config.rng.enabled),
@@ -125,6 +128,35 @@ fn memory(config: &VmConfig) -> Result<MemorySize, Unsupported> {
         .map_err(|_| Unsupported::new("vm.memory_mib", &mib, "give the guest less memory"))
 }
 
+fn memory_options(config: &VmConfig) -> MemoryOptions {
+    MemoryOptions {
+        huge_pages: match config.memory.huge_pages {
+            HugePages::Transparent => kemari_vmm::HugePages::Transparent,
+            HugePages::Off => kemari_vmm::HugePages::Off,
+            HugePages::Size2M => kemari_vmm::HugePages::Explicit2M,
+            HugePages::Size1G => kemari_vmm::HugePages::Explicit1G,
+        },
+        lock: if config.memory.lock {
+            MemoryLock::Now
+        } else {
+            MemoryLock::Unlocked
+        },
+        numa: config
+            .memory
+            .numa_node
+            .map(|node| kemari_vmm::NumaNode(node.get())),
+    }
+}
+
+fn dirty_tracking(wanted: DirtyTracking) -> kemari_vmm::DirtyTracking {
+    match wanted {
+        DirtyTracking::Auto => kemari_vmm::DirtyTracking::Auto,
+        DirtyTracking::Ring => kemari_vmm::DirtyTracking::Ring,
+        DirtyTracking::ManualBitmap => kemari_vmm::DirtyTracking::ManualBitmap,
+        DirtyTracking::Bitmap => kemari_vmm::DirtyTracking::Bitmap,
+    }
+}
+
 fn vcpus(config: &VmConfig) -> Result<VcpuCount, Unsupported> {
     let vcpus = config.vm.vcpus;
     VcpuCount::new(vcpus.get())
@@ -163,7 +195,7 @@ pub fn unsupported(config: &VmConfig) -> Vec<Unsupported> {
     // Taken apart, so that a new section cannot be forgotten here.
     let VmConfig {
         vm: _,
-        memory: ram,
+        memory: _,
         boot: _,
         disk: _,
         network: _,
@@ -176,36 +208,11 @@ pub fn unsupported(config: &VmConfig) -> Vec<Unsupported> {
     let mut found = Vec::new();
     found.extend(memory(config).err());
     found.extend(vcpus(config).err());
-    let mut refuse = |asked: bool, key, value: &dyn ToString, remedy| {
-        if asked {
-            found.push(Unsupported::new(key, value, remedy));
-        }
-    };
-    let out = "leave it out";
-    let pages = ram.huge_pages;
-    refuse(
-        pages != HugePages::Transparent,
-        "memory.huge_pages",
-        &pages,
-        out,
-    );
-    refuse(ram.lock, "memory.lock", &"true", out);
-    let node = ram.numa_node.map(NumaNode::get).unwrap_or_default();
-    refuse(ram.numa_node.is_some(), "memory.numa_node", &node, out);
-    let tracking = ram.dirty_tracking;
-    refuse(
-        tracking != DirtyTracking::Auto,
-        "memory.dirty_tracking",
-        &tracking,
-        out,
-    );
     // sandbox.enabled = false is what this engine does anyway.
-    refuse(
-        sandbox.user != UserName::default(),
-        "sandbox.user",
-        &sandbox.user,
-        out,
-    );
+    if sandbox.user != UserName::default() {
+        let user = &sandbox.user;
+        found.push(Unsupported::new("sandbox.user", user, "leave it out"));
+    }
     found
 }
 
@@ -231,15 +238,25 @@ mod tests {
             BootFile::from(Path::new("/k").to_owned())
         );
         assert_eq!(machine.boot.cmdline, "a");
+        assert_eq!(machine.memory_options, MemoryOptions::default());
+    }
+
+    #[test]
+    fn memory_is_backed_as_described() {
+        let more = "[memory]\nhuge_pages = \"2M\"\nlock = true\nnuma_node = 1\ndirty_tracking = \"bitmap\"\n";
+        let expected = MemoryOptions {
+            huge_pages: kemari_vmm::HugePages::Explicit2M,
+            lock: MemoryLock::Now,
+            numa: Some(kemari_vmm::NumaNode(1)),
+        };
+        let machine = machine_config(&config(more)).unwrap();
+        assert_eq!(machine.memory_options, expected);
+        assert_eq!(machine.dirty_tracking, kemari_vmm::DirtyTracking::Bitmap);
     }
 
     #[test]
     fn what_the_machine_lacks_is_refused_by_name() {
-        for (more, key) in [
-            ("[memory]\nlock = true\n", "memory.lock"),
-            ("[memory]\nhuge_pages = \"2M\"\n", "memory.huge_pages"),
-            ("[sandbox]\nuser = \"guests\"\n", "sandbox.user"),
-        ] {
+        for (more, key) in [("[sandbox]\nuser = \"guests\"\n", "sandbox.user")] {
             let told = machine_config(&config(more)).unwrap_err().to_string();
             let begin = format!("{key}: this release cannot do that (");
             assert!(told.starts_with(&begin), "{told}");

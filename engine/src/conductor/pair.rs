@@ -315,7 +315,15 @@ impl Conductor {
             let round = *round;
             return self.next_round(round);
         }
-        let chunk = rest.drain(..rest.len().min(COPY_CHUNK_PAGES));
+        let count = rest.len().min(COPY_CHUNK_PAGES);
+        // Changes to these pages count from before they are read.
+        if let (Some(first), Some(last)) = (rest.front(), rest.get(count - 1))
+            && let Err(error) = self.machine.arm_dirty_tracking(first.0..last.0 + 1)
+        {
+            self.end = Some(End::Failed(crate::exit::chain(&error)));
+            return;
+        }
+        let chunk = rest.drain(..count);
         if let Err(error) = self.capture.read(&self.machine.memory(), chunk) {
             self.end = Some(End::Failed(crate::exit::chain(&error)));
             return;

@@ -10,7 +10,8 @@ use std::sync::{Arc, mpsc};
 
 use kemari_vmm::backend::Backends;
 use kemari_vmm::{
-    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemorySize, VcpuCount,
+    BootSource, ConsoleOutput, CpuModel, DirtyTracking, GuestEvent, Machine, MachineConfig,
+    MemoryOptions, MemorySize, VcpuCount,
 };
 
 /// Writes straight to standard output.
@@ -63,6 +64,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         balloon: None,
         vcpus: VcpuCount::new(vcpus)?,
         cpu,
+        memory_options: MemoryOptions::default(),
+        dirty_tracking: DirtyTracking::Auto,
         boot: BootSource {
             kernel: PathBuf::from(kernel).into(),
             initrd: initrd.map(|path| PathBuf::from(path).into()),

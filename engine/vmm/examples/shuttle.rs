@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use kemari_vmm::backend::Backends;
 use kemari_vmm::{
-    BootSource, ConsoleOutput, GuestEvent, Machine, MachineConfig, MachineState, MemorySize,
-    PAGE_SIZE, PageIndex, VcpuCount,
+    BootSource, ConsoleOutput, DirtyTracking, GuestEvent, Machine, MachineConfig, MachineState,
+    MemoryOptions, MemorySize, PAGE_SIZE, PageIndex, VcpuCount,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -67,6 +67,8 @@ fn main() -> Result<(), Failure> {
         balloon: None,
         vcpus: VcpuCount::new(vcpus.parse()?)?,
         cpu: cpu.parse()?,
+        memory_options: MemoryOptions::default(),
+        dirty_tracking: DirtyTracking::Auto,
         boot: BootSource {
             kernel: PathBuf::from(kernel).into(),
             initrd: Some(initrd.as_str())

@@ -29,8 +29,9 @@ use vmm_sys_util::errno;
 
 use crate::config::{BootFile, BootSource, MachineConfig};
 use crate::error::RestoreError;
+use crate::memory::MapMemoryError;
 use crate::pci;
-use crate::ram::{GuestRam, MapMemoryError, ram_ranges};
+use crate::ram::{GuestRam, ram_ranges};
 use file::OpenFile;
 use kernel::Kernel;
 pub(crate) use registers::Entry;

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::dirty::tracking::DirtyTracking;
+use crate::memory::MemoryOptions;
 pub use cpu_model::{CpuModel, UnknownCpuModel};
 pub(crate) use vcpus::VcpuIndex;
 pub use vcpus::{VcpuCount, VcpuCountOutOfRange};
@@ -35,8 +37,9 @@ pub struct MemorySizeOutOfRange {
 impl MemorySize {
     /// Smallest supported size in MiB.
     pub const MIN_MIB: u32 = 16;
-    /// Largest supported size in MiB: 64 GiB, which every x86-64 CPU can address.
-    pub const MAX_MIB: u32 = 65_536;
+    /// Largest supported size in MiB: 512 GiB. Not every CPU can address that much; a machine is
+    /// refused where it cannot.
+    pub const MAX_MIB: u32 = 524_288;
 
     /// A size of `mib` MiB.
     ///
@@ -173,6 +176,10 @@ pub enum FreePageReporting {
 pub struct MachineConfig {
     /// Guest memory.
     pub memory: MemorySize,
+    /// How the host backs it.
+    pub memory_options: MemoryOptions,
+    /// How its dirty pages are tracked.
+    pub dirty_tracking: DirtyTracking,
     /// Virtual CPUs.
     pub vcpus: VcpuCount,
     /// What they look like to the guest.
@@ -194,9 +201,9 @@ mod tests {
         let error = MemorySize::from_mib(8).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "Memory size 8 MiB is out of range; choose 16 to 65536 MiB"
+            "Memory size 8 MiB is out of range; choose 16 to 524288 MiB"
         );
-        assert!(MemorySize::from_mib(65_537).is_err());
+        assert!(MemorySize::from_mib(524_289).is_err());
         assert_eq!(MemorySize::from_mib(16).unwrap().bytes(), 16 << 20);
     }
 

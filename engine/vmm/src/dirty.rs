@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sets of guest pages, as bitmaps.
+//! Sets of guest pages, as bitmaps; below this module, KVM's ways of telling which pages are dirty.
 //!
 //! A page index counts contiguous RAM pages from 0; the hole below 4 GiB has no indexes. A set
 //! never holds an index at or beyond its page count.
+
+pub(crate) mod bitmap;
+pub(crate) mod calls;
+#[cfg(test)]
+pub(crate) mod fake;
+pub(crate) mod ring;
+pub(crate) mod rings;
+pub(crate) mod tracking;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +63,13 @@ impl DirtyPages {
             && let Some(word) = self.words.get_mut(word_of(page))
         {
             *word |= 1 << (page.0 % 64);
+        }
+    }
+
+    /// Takes a page out.
+    pub(crate) fn remove(&mut self, page: PageIndex) {
+        if let Some(word) = self.words.get_mut(word_of(page)) {
+            *word &= !(1 << (page.0 % 64));
         }
     }
 
@@ -121,6 +136,27 @@ impl DirtyPages {
         };
         for page in source.iter().take_while(|page| page.0 < pages) {
             self.insert(PageIndex(first.0 + page.0));
+        }
+    }
+
+    /// The bitmap of `pages` pages from `first` on, which must be a multiple of 64, as every part
+    /// of RAM begins at one.
+    pub(crate) fn bitmap(&self, first: PageIndex, pages: u64) -> &[u64] {
+        debug_assert!(first.0.is_multiple_of(64), "page {} inside a word", first.0);
+        let start = word_of(first).min(self.words.len());
+        let end = start
+            .saturating_add(word_count(pages))
+            .min(self.words.len());
+        self.words.get(start..end).unwrap_or_default()
+    }
+
+    /// Takes out the pages of a bitmap whose bit 0 is page `first` (a multiple of 64) and 64 pages
+    /// on for each of `skipped_words`.
+    pub(crate) fn remove_bitmap(&mut self, first: PageIndex, skipped_words: usize, bitmap: &[u64]) {
+        debug_assert!(first.0.is_multiple_of(64), "page {} inside a word", first.0);
+        let start = word_of(first).saturating_add(skipped_words);
+        for (mine, theirs) in self.words.iter_mut().skip(start).zip(bitmap) {
+            *mine &= !theirs;
         }
     }
 

@@ -6,7 +6,7 @@ use vmm_sys_util::errno;
 
 use crate::config::{CpuModel, MemorySize, VcpuCount};
 use crate::devices::RestoreDevicesError;
-use crate::ram::MapMemoryError;
+use crate::memory::MapMemoryError;
 
 /// A machine could not be made.
 #[derive(Debug, Error)]
@@ -69,6 +69,9 @@ pub enum CreateMachineError {
         /// KVM's limit.
         limit: usize,
     },
+    /// A vCPU's dirty ring could not be mapped.
+    #[error("Cannot map a vCPU's dirty ring; choose bitmaps for the tracking of dirty pages")]
+    DirtyRing(#[source] std::io::Error),
     /// A vCPU thread could not be started.
     #[error("Cannot start a vCPU thread")]
     Thread(#[source] std::io::Error),

@@ -8,7 +8,8 @@
 //! # use std::sync::{Arc, mpsc};
 //! # use kemari_vmm::backend::Backends;
 //! # use kemari_vmm::{
-//! #     BootSource, ConsoleOutput, CpuModel, Machine, MachineConfig, MemorySize, Presence, VcpuCount,
+//! #     BootSource, ConsoleOutput, CpuModel, DirtyTracking, Machine, MachineConfig, MemoryOptions,
+//! #     MemorySize, Presence, VcpuCount,
 //! # };
 //! # fn example(console: Arc<dyn ConsoleOutput>) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = MachineConfig {
@@ -17,6 +18,8 @@
 //!     cpu: CpuModel::Host,
 //!     rng: Presence::Present,
 //!     balloon: None,
+//!     memory_options: MemoryOptions::default(),
+//!     dirty_tracking: DirtyTracking::Auto,
 //!     boot: BootSource {
 //!         kernel: "/boot/vmlinuz".into(),
 //!         initrd: None,
@@ -28,7 +31,7 @@
 //! machine.boot()?;
 //! machine.start_dirty_tracking()?;
 //! machine.resume();
-//! // … copy every page, then in each epoch:
+//! // … copy every page, each stretch after arm_dirty_tracking, then in each epoch:
 //! machine.pause()?;
 //! let state = machine.save()?.encode();
 //! let dirty = machine.harvest_dirty()?;
@@ -52,7 +55,9 @@
 //! * The state is read devices first, then vCPUs (each by its own thread, at the same time), then what
 //!   KVM keeps per VM; dirty pages are harvested after that, because reading state may write guest
 //!   memory. Loading goes: clock, vCPUs, timer and interrupt controllers, devices.
-//! * Dirty pages are KVM's log joined with the writes of this program, which KVM does not see.
+//! * Dirty pages are KVM's log joined with the writes of this program, which KVM does not see. KVM's log
+//!   is a ring per vCPU on hardware, a bitmap elsewhere ([`DirtyTracking`]). A vCPU whose ring is full
+//!   leaves the guest, empties it into what the next harvest gives, and goes on.
 //! * The [`backend`] traits are where a disk's and a network interface's data leaves the machine and
 //!   comes in: raw disks by io_uring, TAP interfaces; and where outputs can be held back.
 //! * The guest's CPUID is settled when the machine is made; what is not carried over (performance
@@ -70,12 +75,12 @@
 //!
 //! # Not here
 //!
-//! Disks and network, the dirty ring, TSC-exact time across hosts of different
+//! Disks and network, TSC-exact time across hosts of different
 //! frequency: later issues. Outputs, epochs, transport: `kemari-replication` and `kemari-engine`.
 //!
 //! Unsafe code is in small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
-//! (`vcpu::kick`) and the two places that make promises to them (`dirty_log`, `vcpu`); the ioctls of
-//! disks and network interfaces (`backend::ioctl`) and the one place where requests enter io_uring
+//! (`vcpu::kick`), where memory is placed (`memory::placement`) and the two places that make promises
+//! to them (`dirty::calls`, `vcpu`); the ioctls of disks and network interfaces (`backend::ioctl`) and the one place where requests enter io_uring
 //! (`backend::disk::uring`).
 
 pub mod backend;
@@ -91,6 +96,7 @@ mod fingerprint;
 mod gate;
 mod host;
 mod machine;
+mod memory;
 mod msrs;
 mod pci;
 mod ram;
@@ -107,6 +113,7 @@ pub use config::{
 pub use cpuid::CpuidLeaf;
 pub use devices::serial::ConsoleInput;
 pub use devices::{DevicesState, RestoreDevicesError};
+pub use dirty::tracking::{DirtyTracking, TrackingMode};
 pub use dirty::{DirtyPages, PAGE_SIZE, PageIndex};
 pub use error::{CreateMachineError, DirtyLogError, PauseError, RestoreError, SaveError};
 pub use event::{ConsoleOutput, GuestEvent};
@@ -114,7 +121,8 @@ pub use fingerprint::MachineFingerprint;
 pub use gate::RunGate;
 pub use host::kvm_is_usable;
 pub use machine::Machine;
-pub use ram::{GuestRam, MapMemoryError, PageAccessError};
+pub use memory::{HugePages, MapMemoryError, MemoryLock, MemoryOptions, NumaNode, PoolPage};
+pub use ram::{GuestRam, PageAccessError};
 pub use state::{
     DecodeStateError, MAX_STATE_BYTES, MachineState, STATE_VERSION, VcpuState, VmState,
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The machine as its owner sees it: make, boot, run, pause, save, restore.
 
+use std::ops::Range;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,12 +15,14 @@ use crate::cpuid::{self, CpuidLeaf};
 use crate::devices::serial::ConsoleInput;
 use crate::devices::{Devices, RestoreDevicesError};
 use crate::dirty::DirtyPages;
+use crate::dirty::tracking::TrackingMode;
 use crate::dirty_log::DirtyLog;
 use crate::error::{CreateMachineError, DirtyLogError, PauseError, RestoreError, SaveError};
 use crate::event::GuestEvent;
 use crate::fingerprint::MachineFingerprint;
 use crate::gate::RunGate;
 use crate::host::{self, Host};
+use crate::memory;
 use crate::pci::Platform;
 use crate::pci::kvm::KvmPlatform;
 use crate::ram::GuestRam;
@@ -65,11 +68,11 @@ impl Machine {
         let kvm = host::open_kvm()?;
         host::check_capabilities(&kvm)?;
         host::check_vcpus(&kvm, config.vcpus)?;
-        let ram = GuestRam::new(config.memory)?;
-        let vm = Arc::new(create_vm(&kvm)?);
-        let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.clone())
-            .map_err(CreateMachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
         let cpuid = cpuid::of_host(&kvm, config.cpu, config.vcpus)?;
+        memory::check_address_bits(config.memory, memory::address_bits(&cpuid))?;
+        let ram = GuestRam::with_options(config.memory, &config.memory_options)?;
+        let vm = Arc::new(create_vm(&kvm)?);
+        let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.clone(), config.dirty_tracking)?;
         let boot_vcpu = create_vcpu(&vm, &cpuid, VcpuIndex::BOOT)?;
         // Before the other vCPUs: the probe plays with the time-stamp counter.
         let host = Arc::new(Host::probe(&kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);
@@ -83,8 +86,10 @@ impl Machine {
             mmio: fleet.bus(),
             console,
             events,
+            rings: dirty_log.rings(),
         };
         let vcpus = create_all_vcpus(&vm, boot_vcpu, &host, config.vcpus)?;
+        vcpus.iter().try_for_each(|vcpu| dirty_log.add_vcpu(vcpu))?;
         let mut machine = Self {
             vcpus: Vcpus::start(config.vcpus, vcpus, Arc::clone(&host), outside)?,
             config,
@@ -240,12 +245,30 @@ impl Machine {
         self.ram.clone()
     }
 
-    /// Begins to track changed pages, from now on: start this, then copy every page.
+    /// Begins to track changed pages, from now on: start this, then copy every page, each after
+    /// [`arm_dirty_tracking`](Self::arm_dirty_tracking).
     ///
     /// # Errors
     /// KVM refuses.
     pub fn start_dirty_tracking(&mut self) -> Result<(), DirtyLogError> {
         self.dirty_log.start()
+    }
+
+    /// The initial copy is about to read these pages (by number). Where starting only marks all pages
+    /// as dirty, this takes the marks away and begins to notice changes; so the price of starting is
+    /// paid stretch by stretch while the guest runs, and not at once. Pages that were never armed are
+    /// all in the next harvest, and armed by it. Elsewhere this does nothing.
+    ///
+    /// # Errors
+    /// KVM refuses; the pages will be in a harvest then.
+    pub fn arm_dirty_tracking(&mut self, pages: Range<u64>) -> Result<(), DirtyLogError> {
+        self.dirty_log.arm(pages)
+    }
+
+    /// How dirty pages are tracked on this host.
+    #[must_use]
+    pub fn tracking_mode(&self) -> TrackingMode {
+        self.dirty_log.mode()
     }
 
     /// Ends the tracking and forgets what was not harvested.

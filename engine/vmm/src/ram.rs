@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest memory: its layout, and a handle to read and write it page by page.
+//! Guest memory: its layout, and a handle to read and write it page by page. How it is mapped is in
+//! [`memory`](crate::memory).
 //!
 //! RAM fills guest-physical addresses from 0 up to 3 GiB; what does not fit continues at 4 GiB, so
 //! that the interrupt controllers and later devices have the hole between. Every write through
@@ -15,26 +16,16 @@ use vm_memory::{
 
 use crate::config::MemorySize;
 use crate::dirty::{DirtyPages, PAGE_SIZE, PageIndex};
+use crate::memory::{self, MapMemoryError, MemoryOptions};
 use crate::sys;
 
 /// Guest-physical end of the low part of RAM.
-const LOW_END: u64 = 3 << 30;
+pub(crate) const LOW_END: u64 = 3 << 30;
 /// Guest-physical start of the high part of RAM.
-const HIGH_START: u64 = 4 << 30;
+pub(crate) const HIGH_START: u64 = 4 << 30;
 const LOW_PAGES: u64 = LOW_END / PAGE_SIZE as u64;
 
 pub(crate) type Mapping = GuestMemoryMmap<AtomicBitmap>;
-
-/// Guest memory could not be mapped.
-#[derive(Debug, Error)]
-#[error("Cannot map {size} of guest memory; free memory on the host or give the guest less")]
-pub struct MapMemoryError {
-    /// The wanted size.
-    pub size: MemorySize,
-    /// Why the mapping failed.
-    #[source]
-    pub source: vm_memory::mmap::FromRangesError,
-}
 
 /// An access to a page that guest memory does not have.
 #[derive(Debug, Error)]
@@ -58,20 +49,17 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
+    /// Memory as the host gives it by default, such as for trying a kernel.
     pub(crate) fn new(size: MemorySize) -> Result<Self, MapMemoryError> {
-        let ranges: Vec<(GuestAddress, usize)> = ram_ranges(size)
-            .into_iter()
-            .map(|(start, len)| {
-                (
-                    GuestAddress(start),
-                    usize::try_from(len).expect("64-bit only"),
-                )
-            })
-            .collect();
-        let mapping =
-            Mapping::from_ranges(&ranges).map_err(|source| MapMemoryError { size, source })?;
+        Self::with_options(size, &MemoryOptions::default())
+    }
+
+    pub(crate) fn with_options(
+        size: MemorySize,
+        options: &MemoryOptions,
+    ) -> Result<Self, MapMemoryError> {
         Ok(Self {
-            mapping,
+            mapping: memory::map(size, options)?,
             page_count: size.bytes() / PAGE_SIZE as u64,
         })
     }
@@ -121,6 +109,22 @@ impl GuestRam {
         sys::discard(&slice)?;
         slice.bitmap().mark_dirty(0, bytes);
         Ok(())
+    }
+
+    /// Pages that nobody has touched since the machine was made, or since they were given back; they hold zeros. Costs a few
+    /// nanoseconds a page, where reading such a page costs a page fault. It never says too much, but
+    /// may say too little, or nothing.
+    ///
+    /// Meant for an initial copy, after dirty tracking was started: what is touched from then on is
+    /// in a harvest.
+    #[must_use]
+    pub fn untouched_pages(&self) -> DirtyPages {
+        let mut untouched = DirtyPages::none(self.page_count);
+        for (first, region) in self.regions() {
+            let bitmap = memory::untouched_pages(region);
+            untouched.insert_bitmap(first, region.len() / PAGE_SIZE as u64, &bitmap);
+        }
+        untouched
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {

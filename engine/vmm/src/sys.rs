@@ -2,20 +2,27 @@
 //! The KVM calls that kvm-ioctls does not wrap, or wraps as unsafe. All pointers end here.
 //!
 //! Numbers and structures are those of `linux/kvm.h`; the calls are described in the KVM API
-//! document, sections 4.35 (memory region), 4.203 (SREGS2) and `devices/vcpu.rst` (TSC control).
+//! document, sections 4.35 (memory region), 4.117 (clearing the dirty log), 8.29 (dirty ring), 4.203
+//! (SREGS2) and `devices/vcpu.rst` (TSC control).
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_sregs2,
-    kvm_userspace_memory_region, kvm_xsave2,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_clear_dirty_log,
+    kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_sregs2, kvm_userspace_memory_region,
+    kvm_xsave2,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 use vmm_sys_util::errno;
 use vmm_sys_util::fam::FamStructWrapper;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
-use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
+ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
+ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
@@ -78,6 +85,47 @@ pub(crate) unsafe fn set_memory_region(
 ) -> Result<(), errno::Error> {
     // SAFETY: the caller promises that the memory exists as long as the VM.
     unsafe { vm.set_user_memory_region(region) }
+}
+
+/// `KVM_CLEAR_DIRTY_LOG`: clears the bits that are set in `bitmap`, whose bit 0 is `first_page` of
+/// the slot, and protects their pages again. `pages` are a multiple of 64 or reach the slot's end.
+pub(crate) fn clear_dirty_log(
+    vm: &VmFd,
+    slot: u32,
+    first_page: u64,
+    pages: u64,
+    bitmap: &[u64],
+) -> Result<(), errno::Error> {
+    let invalid = || errno::Error::new(libc::EINVAL);
+    let num_pages = u32::try_from(pages).map_err(|_| invalid())?;
+    if (bitmap.len() as u64) < pages.div_ceil(64) {
+        return Err(invalid());
+    }
+    let request = kvm_clear_dirty_log {
+        slot,
+        num_pages,
+        first_page,
+        __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+            dirty_bitmap: bitmap.as_ptr().cast_mut().cast(),
+        },
+    };
+    // SAFETY: the kernel reads `num_pages` bits, rounded up to words of 64, which `bitmap` has, and
+    // writes nothing there.
+    check(unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &request) })
+}
+
+/// `KVM_RESET_DIRTY_RINGS`: how many entries were reset.
+pub(crate) fn reset_dirty_rings(vm: &VmFd) -> Result<usize, errno::Error> {
+    // SAFETY: the call has no argument.
+    let count = unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) };
+    check(count).map(|()| usize::try_from(count).unwrap_or(0))
+}
+
+/// Another handle to the vCPU's file, to map its dirty ring.
+pub(crate) fn vcpu_file(vcpu: &VcpuFd) -> std::io::Result<File> {
+    // SAFETY: the descriptor is open as long as `vcpu`, which is borrowed for the whole call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
+    borrowed.try_clone_to_owned().map(File::from)
 }
 
 /// The XSAVE area, `size` bytes long (from `KVM_CAP_XSAVE2`, read when the VM was made).

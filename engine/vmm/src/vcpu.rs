@@ -21,10 +21,12 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kvm_bindings::KVM_EXIT_DIRTY_RING_FULL;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::config::VcpuIndex;
 use crate::devices::{Devices, PortRequest};
+use crate::dirty::rings::DirtyRings;
 use crate::event::{ConsoleOutput, GuestEvent};
 use crate::gate::{Gate, Order, Parking};
 use crate::sys;
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     /// Held from a port write until its output is with the console: keeps the order of the bytes
     /// that several vCPUs write. Taken before the devices' lock.
     pub(crate) console_order: Mutex<()>,
+    /// Where dirty pages are tracked by rings.
+    pub(crate) rings: Option<Arc<DirtyRings>>,
 }
 
 /// What one vCPU thread works with.
@@ -157,6 +161,7 @@ impl VcpuThread {
                 None
             }
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Served::Interrupted,
+            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => return self.relieve_ring(),
             // A PC resets on a triple fault.
             Ok(VcpuExit::Shutdown) => return Served::Event(GuestEvent::Reset),
             Ok(exit) => {
@@ -200,6 +205,17 @@ impl VcpuThread {
             .devices
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The vCPU did not enter the guest, after KVM had finished what was pending, because its dirty
+    /// ring is full. What is in it is kept for the next harvest.
+    fn relieve_ring(&self) -> Served {
+        let what = match self.shared.rings.as_ref().map(|rings| rings.relieve()) {
+            Some(Ok(())) => return Served::Interrupted,
+            Some(Err(error)) => error.to_string(),
+            None => "KVM names a dirty ring that nobody made".to_owned(),
+        };
+        Served::Event(crashed(format!("vCPU {}: {what}", self.index)))
     }
 
     /// What happened and where the guest was.

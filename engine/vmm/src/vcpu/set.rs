@@ -18,6 +18,7 @@ use super::{Shared, SharedVcpu, VcpuThread, kick};
 use crate::boot::{BootError, Entry};
 use crate::config::{VcpuCount, VcpuIndex};
 use crate::devices::Devices;
+use crate::dirty::rings::DirtyRings;
 use crate::error::{CreateMachineError, PauseError, RestoreError, SaveError};
 use crate::event::{ConsoleOutput, GuestEvent};
 use crate::gate::Gate;
@@ -34,6 +35,8 @@ pub(crate) struct Outside {
     pub(crate) mmio: Arc<dyn MmioHandler>,
     pub(crate) console: Arc<dyn ConsoleOutput>,
     pub(crate) events: Sender<GuestEvent>,
+    /// Where dirty pages are tracked by rings.
+    pub(crate) rings: Option<Arc<DirtyRings>>,
 }
 
 /// Who reads and writes the vCPUs' states.
@@ -83,6 +86,7 @@ impl Vcpus {
             mmio: outside.mmio,
             console: outside.console,
             console_order: Mutex::new(()),
+            rings: outside.rings,
         });
         let mut all = Self {
             count,

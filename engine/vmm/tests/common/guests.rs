@@ -11,6 +11,17 @@ use tempfile::NamedTempFile;
 pub const LOAD_ADDRESS: u32 = 0x10_0000;
 /// Where guests keep a counter in memory.
 pub const COUNTER_ADDRESS: u64 = 0x20_0000;
+/// Where the dirtier reads how many pages, and how far apart in bytes; two u32.
+pub const DIRTIER_ORDER: u64 = 0x1f_f000;
+/// The first page that the dirtier writes.
+pub const DIRTIER_START: u64 = 0x40_0000;
+
+/// A page for the dirtier that says: this many pages, this many bytes apart.
+pub fn dirtier_order(pages: u32, stride: u32) -> [u8; 4096] {
+    let mut order = [0; 4096];
+    order[..8].copy_from_slice([pages, stride].map(u32::to_le_bytes).as_flattened());
+    order
+}
 
 /// Declares a guest: a function that gives the code's bytes.
 macro_rules! guest {
@@ -154,6 +165,30 @@ guest! {
     "   jz 3b",
     "   movl $0x3f8, %edx",
     "   inb %dx, %al",
+    "   jmp 1b",
+}
+
+guest! {
+    /// For every byte it receives: writes to as many pages as the number at `DIRTIER_ORDER` says, from
+    /// 4 MiB on, as far apart as the number behind it says, then writes "d".
+    dirtier,
+    "1: movl $0x3fd, %edx",
+    "   inb %dx, %al",
+    "   testb $1, %al",
+    "   jz 1b",
+    "   movl $0x3f8, %edx",
+    "   inb %dx, %al",
+    "   movl 0x1ff000, %ecx",
+    "   movl 0x1ff004, %ebx",
+    "   movl $0x400000, %edi",
+    "   testl %ecx, %ecx",
+    "   jz 3f",
+    "2: incl (%edi)",
+    "   addl %ebx, %edi",
+    "   decl %ecx",
+    "   jnz 2b",
+    "3: movb $0x64, %al",
+    "   outb %al, %dx",
     "   jmp 1b",
 }
 

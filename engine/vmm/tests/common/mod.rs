@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use kemari_vmm::backend::Backends;
 use kemari_vmm::{
-    BootSource, ConsoleOutput, CpuModel, GuestEvent, Machine, MachineConfig, MemorySize, PAGE_SIZE,
-    PageIndex, VcpuCount,
+    BootSource, ConsoleOutput, CpuModel, DirtyTracking, GuestEvent, Machine, MachineConfig,
+    MemoryOptions, MemorySize, PAGE_SIZE, PageIndex, TrackingMode, VcpuCount,
 };
 
 /// Longer than anything here takes, so that only a hang reaches it.
@@ -93,9 +93,18 @@ impl Recorder {
 
     /// Waits until at least `count` bytes were written.
     pub fn wait_for(&self, count: usize) {
+        self.wait_at_most(count, LONG);
+    }
+
+    /// The same, for a guest that has much to do.
+    pub fn wait_long_for(&self, count: usize) {
+        self.wait_at_most(count, LONG * 10);
+    }
+
+    fn wait_at_most(&self, count: usize, limit: Duration) {
         let (state, timeout) = self
             .grown
-            .wait_timeout_while(self.state.lock().unwrap(), LONG, |state| {
+            .wait_timeout_while(self.state.lock().unwrap(), limit, |state| {
                 state.bytes.len() < count
             })
             .unwrap();
@@ -203,6 +212,25 @@ impl Bench {
     }
 }
 
+/// The ways of tracking dirty pages that this host offers and that are safe on it.
+pub fn safe_trackings() -> Vec<DirtyTracking> {
+    let mut safe = vec![DirtyTracking::Bitmap];
+    let empty = |tracking| {
+        let mut config = config(Path::new("/nonexistent"), "", 16);
+        config.dirty_tracking = tracking;
+        Machine::new(config, Backends::new(Recorder::new()), channel().0)
+    };
+    match empty(DirtyTracking::ManualBitmap) {
+        Ok(_) => safe.push(DirtyTracking::ManualBitmap),
+        Err(error) => eprintln!("SKIPPED: manual bitmap: {error}"),
+    }
+    match empty(DirtyTracking::Auto).map(|machine| machine.tracking_mode()) {
+        Ok(TrackingMode::Ring) => safe.push(DirtyTracking::Ring),
+        _ => eprintln!("SKIPPED: dirty ring: not offered, or not safe on this host"),
+    }
+    safe
+}
+
 pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
     MachineConfig {
         memory: MemorySize::from_mib(mib).unwrap(),
@@ -210,6 +238,8 @@ pub fn config(kernel: &Path, cmdline: &str, mib: u32) -> MachineConfig {
         balloon: None,
         vcpus: VcpuCount::ONE,
         cpu: CpuModel::Host,
+        memory_options: MemoryOptions::default(),
+        dirty_tracking: DirtyTracking::Auto,
         boot: BootSource {
             kernel: kernel.to_owned().into(),
             initrd: None,
