@@ -4,8 +4,10 @@
 
 pub mod bed;
 pub mod cache;
+pub mod console;
 pub mod control;
 pub mod corosync;
+pub mod debian_guest;
 pub mod fencing;
 pub mod guests;
 pub mod host;
