@@ -4,6 +4,7 @@
 
 pub mod bed;
 pub mod cache;
+pub mod clients;
 pub mod console;
 pub mod control;
 pub mod corosync;
