@@ -2,6 +2,7 @@
 //! Nodes, scenarios, test guests, the demo and the benchmarks.
 #![forbid(unsafe_code)]
 
+pub mod baseline;
 pub mod bed;
 pub mod cache;
 pub mod clients;
@@ -21,6 +22,8 @@ pub mod observer;
 pub mod package;
 pub mod protected;
 pub mod rootfs;
+pub mod server_guest;
+pub mod server_vmm;
 pub mod site;
 pub mod supervisor;
 pub mod switch;

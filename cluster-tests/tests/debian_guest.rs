@@ -23,9 +23,8 @@ impl Drop for Machine {
 }
 
 /// A port that nobody listens on now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 #[test]
@@ -42,7 +41,7 @@ fn the_server_guest_boots_from_its_partition_and_serves() {
     let guest = debian_guest::ensure().unwrap();
     let disk = guest.partitioned_disk().unwrap();
     let serial = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (console_port, web_port) = (serial.local_addr().unwrap().port(), free_port());
+    let (console_port, web_port) = (serial.local_addr().unwrap().port(), free_port().unwrap());
     let begin = Instant::now();
     let child = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"])
