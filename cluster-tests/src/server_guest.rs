@@ -21,7 +21,7 @@ use crate::clients::{Clients, Lease, Running};
 use crate::console::ConsoleText;
 use crate::debian_guest::DebianGuest;
 use crate::machines::Machines;
-use crate::server_vmm::{ServerHardware, ServerVmm};
+use crate::server_vmm::{ServerHardware, ServerVm, ServerVmm};
 
 pub use checks::{ClockReport, alarming};
 pub(crate) use figures::iperf_mbit_per_s;
@@ -45,11 +45,8 @@ const CLIENT: Duration = Duration::from_secs(600);
 pub struct ServerGuest<'bed> {
     bed: &'bed Machines,
     clients: Clients<'bed>,
-    vmm: ServerVmm,
-    node: String,
+    vm: ServerVm<'bed>,
     console: Box<dyn ConsoleText>,
-    /// What it was started with.
-    pub hardware: ServerHardware,
     begun: Instant,
     _dhcp: Running,
 }
@@ -68,30 +65,26 @@ impl<'bed> ServerGuest<'bed> {
     ) -> Result<Self> {
         let clients = Clients::of(bed.supervisor(), &guest.ssh_key())?;
         let dhcp = clients.serve_dhcp(std::slice::from_ref(&hardware.lease))?;
-        let console = vmm.start(bed, node, guest, &hardware)?;
+        let begun = Instant::now();
+        let (vm, console) = ServerVm::start(bed, node, vmm, guest, hardware)?;
         Ok(Self {
             bed,
             clients,
-            vmm,
-            node: node.to_owned(),
+            vm,
             console,
-            hardware,
-            begun: Instant::now(),
+            begun,
             _dhcp: dhcp,
         })
     }
 
-    /// Saves the whole guest, ends its VMM, and lets a new one go on with it.
-    ///
-    /// # Errors
-    /// When the VMM cannot, or says so.
-    pub fn save_and_restore(&self) -> Result<()> {
-        self.vmm.save_and_restore(self.bed, &self.node)
+    /// The guest's VMM: to save and restore it, to move it, to end it.
+    pub fn vm(&mut self) -> &mut ServerVm<'bed> {
+        &mut self.vm
     }
 
     /// The guest's address.
     pub fn address(&self) -> Ipv4Addr {
-        self.hardware.lease.address
+        self.vm.hardware().lease.address
     }
 
     /// The programs outside.
@@ -113,8 +106,8 @@ impl<'bed> ServerGuest<'bed> {
         let words = ["login: ", "Kernel panic", "end Kernel panic"];
         let found = self.console.wait_for(&words, from, PATIENCE);
         let vmm = || {
-            let journal = self.vmm.journal(self.bed, &self.node).unwrap_or_default();
-            format!("{:?} on {} said:\n{journal}", self.vmm, self.node)
+            let journal = self.vm.journal().unwrap_or_default();
+            format!("{:?} on {} said:\n{journal}", self.vm.vmm(), self.vm.node())
         };
         found.with_context(vmm)?;
         let text = String::from_utf8_lossy(&self.console.bytes()).into_owned();

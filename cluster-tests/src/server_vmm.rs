@@ -2,29 +2,27 @@
 //! Who runs the server guest in a node: Debian's QEMU on the node's KVM, or Kemari's engine. The same guest either way.
 //!
 //! Both are started by systemd as the unit [`UNIT`], use a block device of the node, and a TAP on its bridge. The console goes to a
-//! listener outside.
+//! listener outside, also that of a guest that was restored or came from another node.
 
-use anyhow::{Context, Result, ensure};
+mod kemari;
+mod qemu;
+
+use anyhow::{Context, Result};
 
 use crate::bed::Bed as _;
 use crate::clients::Lease;
 use crate::console::{ConsoleText, Listening};
 use crate::debian_guest::DebianGuest;
-use crate::machines::{BRIDGE, Machines};
+use crate::machines::Machines;
 use crate::observer::Observer;
 
 /// The systemd unit of the VMM in its node.
 pub const UNIT: &str = "server-guest";
 
-const KERNEL: &str = "/srv/server/vmlinuz";
-const INITRD: &str = "/srv/server/initrd.img";
-const CONFIG: &str = "/etc/kemari/server.toml";
-const TAP: &str = "tap-server";
-/// A script in the node that starts QEMU; what it is given goes to QEMU too.
-const COMMAND: &str = "/srv/server/command";
-const MONITOR: &str = "/run/server.monitor";
-/// A saved guest.
+/// A saved guest in a node.
 const STATE: &str = "/srv/server/state";
+/// Where a node waits for a guest that comes from another one.
+const MIGRATION_PORT: u16 = 4460;
 
 /// The program that is the guest's machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,151 +58,180 @@ pub enum Talk {
     Everything,
 }
 
-impl ServerVmm {
-    /// Puts the guest's files on a node and starts it there. The console's bytes come to the result.
+/// A guest's VMM in a bed.
+#[derive(Debug)]
+pub struct ServerVm<'bed> {
+    bed: &'bed Machines,
+    vmm: ServerVmm,
+    files: DebianGuest,
+    hardware: ServerHardware,
+    /// `tcp:HOST:PORT` of the listener outside.
+    console: String,
+    /// Where the guest is now.
+    node: String,
+}
+
+impl<'bed> ServerVm<'bed> {
+    /// Puts the guest's files on a node and starts it there. The console's bytes come to the second result.
     ///
     /// # Errors
     /// When a file cannot be written or the VMM does not start.
     pub fn start(
-        self,
-        bed: &Machines,
+        bed: &'bed Machines,
         node: &str,
-        guest: &DebianGuest,
-        hardware: &ServerHardware,
-    ) -> Result<Box<dyn ConsoleText>> {
+        vmm: ServerVmm,
+        files: &DebianGuest,
+        hardware: ServerHardware,
+    ) -> Result<(Self, Box<dyn ConsoleText>)> {
         let listener = bed.listen_outside(0)?;
         let port = listener.local_addr()?.port();
-        let console = format!("tcp:{}:{port}", bed.outside());
-        let command_line = match hardware.talk {
-            Talk::Quiet => guest.command_line(),
-            Talk::Everything => guest.command_line().replace(" quiet", ""),
+        let vm = Self {
+            bed,
+            vmm,
+            files: files.clone(),
+            hardware,
+            console: format!("tcp:{}:{port}", bed.outside()),
+            node: node.to_owned(),
         };
-        match self {
-            Self::Qemu => {
-                put(bed, node, guest)?;
-                run(bed, node, &tap_script())?;
-                let command = qemu(hardware, &command_line, &console);
-                let script = format!("exec {command} \"$@\"\n");
-                bed.write(node, COMMAND, script.as_bytes(), 0o644)?;
-                run(bed, node, &unit(&format!("sh {COMMAND}")))?;
-                Ok(Box::new(Listening::on(listener)))
-            }
-            Self::Kemari => {
-                let config = description(hardware, &command_line, &console);
-                bed.write(node, CONFIG, config.as_bytes(), 0o644)?;
-                let command = format!("kemari-engine run --config {CONFIG} --node {node}");
-                run(bed, node, &unit(&command))?;
-                Ok(Box::new(Observer::over(listener)?))
-            }
-        }
+        let console: Box<dyn ConsoleText> = match vmm {
+            ServerVmm::Qemu => Box::new(Listening::on(listener)),
+            ServerVmm::Kemari => Box::new(Observer::over(listener)?),
+        };
+        vm.prepare(node)?;
+        vm.run(node, &unit(&vm.command(node, &Start::Boot)))?;
+        Ok((vm, console))
     }
 
-    /// What the VMM wrote into the node's journal.
+    /// Who it is.
+    pub fn vmm(&self) -> ServerVmm {
+        self.vmm
+    }
+
+    /// Where the guest is now.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// What it is made of.
+    pub fn hardware(&self) -> &ServerHardware {
+        &self.hardware
+    }
+
+    /// What the VMM wrote into its node's journal.
     ///
     /// # Errors
     /// When the node does not answer.
-    pub fn journal(self, bed: &Machines, node: &str) -> Result<String> {
-        run(bed, node, &format!("journalctl -b -o cat -u {UNIT} -n 40"))
+    pub fn journal(&self) -> Result<String> {
+        let script = format!("journalctl -b -o cat -u {UNIT} -n 40 --no-pager");
+        self.run(&self.node, &script)
     }
 
-    /// Saves the whole guest to a file, ends the VMM, and starts a new one from the file.
+    /// Saves the whole guest to a file, ends the VMM, and starts a new one that goes on from the file.
     ///
     /// # Errors
-    /// When the VMM cannot. Kemari's engine hands a guest over to another one and knows no file.
-    pub fn save_and_restore(self, bed: &Machines, node: &str) -> Result<()> {
-        ensure!(
-            self == Self::Qemu,
-            "Kemari's engine does not save a guest to a file"
-        );
-        let script = format!(
-            "set -e; printf 'stop\\nmigrate \"exec:cat > {STATE}\"\\nquit\\n' | socat -t 300 - UNIX:{MONITOR}; \
-             while systemctl -q is-active {UNIT}; do sleep 0.2; done; \
-             {}",
-            unit(&format!("sh {COMMAND} -incoming 'exec:cat {STATE}'"))
-        );
-        run(bed, node, &script).map(drop)
+    /// When the VMM cannot.
+    pub fn save_and_restore(&self) -> Result<()> {
+        let save = match self.vmm {
+            ServerVmm::Qemu => qemu::save(),
+            ServerVmm::Kemari => kemari::save(),
+        };
+        let restore = unit(&self.command(&self.node, &Start::Restore));
+        let script = format!("set -e; rm -f {STATE}; {save}; {}; {restore}", gone());
+        self.run(&self.node, &script).map(drop)
+    }
+
+    /// Moves the running guest to another node, which has the same disk.
+    ///
+    /// # Errors
+    /// When the VMM cannot.
+    pub fn migrate(&mut self, to: &str) -> Result<()> {
+        self.prepare(to)?;
+        self.run(to, &unit(&self.command(to, &Start::Incoming)))?;
+        let address = format!("tcp:{}:{MIGRATION_PORT}", self.bed.address(to)?);
+        let migrate = match self.vmm {
+            ServerVmm::Qemu => qemu::migrate(&address),
+            ServerVmm::Kemari => kemari::migrate(&address),
+        };
+        // The other side may not listen yet.
+        let listens =
+            format!("until ss -Hltn 'sport = :{MIGRATION_PORT}' | grep -q .; do sleep 0.2; done");
+        self.run(to, &format!("timeout 120 sh -c \"{listens}\""))?;
+        self.run(&self.node, &format!("set -e; {migrate}; {}", gone()))?;
+        to.clone_into(&mut self.node);
+        Ok(())
     }
 
     /// Ends the VMM at once, as `kill -9` does. The guest's disk is as it was at that moment.
     ///
     /// # Errors
     /// When the node does not answer.
-    pub fn kill(self, bed: &Machines, node: &str) -> Result<()> {
-        run(
-            bed,
-            node,
-            &format!(
-                "systemctl kill --signal=KILL {UNIT} || true; ip link del {TAP} 2>/dev/null || true; \
-                 while systemctl -q is-active {UNIT}; do sleep 0.2; done; systemctl reset-failed {UNIT} || true"
-            ),
-        )
-        .map(drop)
+    pub fn kill(&self) -> Result<()> {
+        let script = format!("systemctl kill --signal=KILL {UNIT} || true; {}", gone());
+        self.run(&self.node, &script).map(drop)
+    }
+
+    /// What the VMM needs on a node before it starts there.
+    fn prepare(&self, node: &str) -> Result<()> {
+        match self.vmm {
+            ServerVmm::Qemu => {
+                for (from, to) in qemu::files(&self.files) {
+                    let bytes = std::fs::read(&from)
+                        .with_context(|| format!("Cannot read {}", from.display()))?;
+                    self.bed.write(node, to, &bytes, 0o644)?;
+                }
+                self.run(node, &qemu::tap()).map(drop)
+            }
+            ServerVmm::Kemari => {
+                let text = kemari::description(&self.hardware, &self.command_line(), &self.console);
+                self.bed.write(node, kemari::CONFIG, text.as_bytes(), 0o644)
+            }
+        }
+    }
+
+    fn command(&self, node: &str, start: &Start) -> String {
+        match self.vmm {
+            ServerVmm::Qemu => {
+                qemu::command(&self.hardware, &self.command_line(), &self.console, start)
+            }
+            ServerVmm::Kemari => kemari::command(node, start),
+        }
+    }
+
+    fn command_line(&self) -> String {
+        match self.hardware.talk {
+            Talk::Quiet => self.files.command_line(),
+            Talk::Everything => self.files.command_line().replace(" quiet", ""),
+        }
+    }
+
+    fn run(&self, node: &str, script: &str) -> Result<String> {
+        self.bed
+            .exec(node, &["sh", "-c", script])?
+            .success()
+            .with_context(|| format!("{node}: {script}"))
     }
 }
 
-fn run(bed: &Machines, node: &str, script: &str) -> Result<String> {
-    bed.exec(node, &["sh", "-c", script])?
-        .success()
-        .with_context(|| format!("{node}: {script}"))
+/// Where a guest comes from when its VMM starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Boot,
+    /// From [`STATE`].
+    Restore,
+    /// From another node, at [`MIGRATION_PORT`].
+    Incoming,
 }
 
-/// Kernel and initial RAM disk, for a VMM that does not look into the disk.
-fn put(bed: &Machines, node: &str, guest: &DebianGuest) -> Result<()> {
-    for (from, to) in [(guest.kernel(), KERNEL), (guest.initrd(), INITRD)] {
-        let bytes =
-            std::fs::read(&from).with_context(|| format!("Cannot read {}", from.display()))?;
-        bed.write(node, to, &bytes, 0o644)?;
-    }
-    Ok(())
-}
-
-fn tap_script() -> String {
-    format!(
-        "ip link show {TAP} >/dev/null 2>&1 || ip tuntap add dev {TAP} mode tap vnet_hdr; \
-         ip link set {TAP} master {BRIDGE} up"
-    )
-}
-
+/// A command as a transient unit. `exec`: it has started, or the error is known, when this returns.
 fn unit(command: &str) -> String {
-    format!("systemd-run --quiet --collect --unit={UNIT} -p OOMScoreAdjust=-900 {command}")
-}
-
-/// What a person would start who wants the fastest ordinary machine: virtio, and no cache between the guest's and the disk.
-fn qemu(hardware: &ServerHardware, command_line: &str, console: &str) -> String {
-    let ServerHardware {
-        vcpus,
-        memory_mib,
-        disk,
-        lease,
-        talk: _,
-    } = hardware;
     format!(
-        "qemu-system-x86_64 -name server -no-user-config -nodefaults -display none -machine pc,vmport=off \
-         -accel kvm -cpu host -smp {vcpus} -m {memory_mib} -serial {console} -monitor unix:{MONITOR},server=on,wait=off \
-         -kernel {KERNEL} -initrd {INITRD} -append '{command_line}' \
-         -drive if=none,id=disk,format=raw,file={disk},cache=none,aio=native,discard=unmap \
-         -device virtio-blk-pci,drive=disk,romfile= \
-         -netdev tap,id=lan,ifname={TAP},script=no,downscript=no,vhost=off \
-         -device virtio-net-pci,netdev=lan,mac={},romfile= \
-         -object rng-random,id=random,filename=/dev/urandom -device virtio-rng-pci,rng=random",
-        lease.mac
+        "systemd-run --quiet --collect --unit={UNIT} --service-type=exec -p OOMScoreAdjust=-900 {command}"
     )
 }
 
-fn description(hardware: &ServerHardware, command_line: &str, console: &str) -> String {
-    let ServerHardware {
-        vcpus,
-        memory_mib,
-        disk,
-        lease,
-        talk: _,
-    } = hardware;
+/// Waits until the unit has ended and its name is free again.
+fn gone() -> String {
     format!(
-        "[vm]\nname = \"server\"\nmemory_mib = {memory_mib}\nvcpus = {vcpus}\n\n\
-         [boot]\ndisk = \"system\"\ncmdline = \"{command_line}\"\n\n\
-         [[disk]]\nid = \"system\"\npath = \"{disk}\"\ndirect = true\n\n\
-         [[network]]\nid = \"lan\"\nbridge = \"{BRIDGE}\"\nmac = \"{}\"\n\n\
-         [console]\noutput = \"{console}\"\n",
-        lease.mac
+        "while systemctl -q is-active {UNIT}; do sleep 0.2; done; systemctl reset-failed {UNIT} 2>/dev/null || true"
     )
 }

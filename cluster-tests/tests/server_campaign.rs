@@ -12,6 +12,9 @@ use kemari_cluster_tests::supervisor;
 /// How often a guest is saved and restored.
 const CYCLES: u32 = 30;
 
+/// How often it is moved to the other node.
+const MOVES: usize = 6;
+
 const EFFORT: Effort = Effort {
     seconds: 20,
     pings: 200,
@@ -53,16 +56,49 @@ fn cycles(vmm: ServerVmm) -> Result<()> {
     let _turn = supervisor::turn()?;
     let narrator = scenario::Narrator::begin();
     let (bed, files) = scenario::bed(vmm, 2)?;
-    let guest = ServerGuest::start(&bed, "node1", vmm, &files, scenario::hardware(2))?;
-    scenario::serves(&guest, "node2", &narrator)?;
-    let mut held = Vec::new();
-    for cycle in 1..=CYCLES {
+    scenario::keeping_journals(&bed, || {
+        let mut guest = ServerGuest::start(&bed, "node1", vmm, &files, scenario::hardware(2))?;
+        scenario::serves(&guest, "node2", &narrator)?;
+        let mut held = Vec::new();
+        for cycle in 1..=CYCLES {
+            scenario::remembers(&guest, &mut held, &narrator)?;
+            guest.vm().save_and_restore()?;
+            narrator.step(format!("saved and restored {cycle} of {CYCLES} times"));
+        }
         scenario::remembers(&guest, &mut held, &narrator)?;
-        guest.save_and_restore()?;
-        narrator.step(format!("saved and restored {cycle} of {CYCLES} times"));
-    }
-    scenario::remembers(&guest, &mut held, &narrator)?;
-    scenario::is_sound(&guest, &narrator)
+        scenario::is_sound(&guest, &narrator)
+    })
+}
+
+/// The guest serves and is moved to and fro between the nodes.
+fn moves(vmm: ServerVmm) -> Result<()> {
+    let _turn = supervisor::turn()?;
+    let narrator = scenario::Narrator::begin();
+    let (bed, files) = scenario::bed(vmm, 2)?;
+    scenario::keeping_journals(&bed, || {
+        let mut guest = ServerGuest::start(&bed, "node1", vmm, &files, scenario::hardware(2))?;
+        scenario::serves(&guest, "node2", &narrator)?;
+        let mut held = Vec::new();
+        for to in ["node2", "node1"].repeat(MOVES / 2) {
+            scenario::remembers(&guest, &mut held, &narrator)?;
+            guest.vm().migrate(to)?;
+            narrator.step(format!("moved to {to}"));
+        }
+        scenario::remembers(&guest, &mut held, &narrator)?;
+        scenario::is_sound(&guest, &narrator)
+    })
+}
+
+#[test]
+#[ignore = "takes long: make campaign-guest"]
+fn qemu_moves() {
+    moves(ServerVmm::Qemu).unwrap();
+}
+
+#[test]
+#[ignore = "takes long: make campaign-guest"]
+fn kemari_moves() {
+    moves(ServerVmm::Kemari).unwrap();
 }
 
 #[test]

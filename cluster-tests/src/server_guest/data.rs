@@ -107,8 +107,9 @@ impl ServerGuest<'_> {
         let lines = alarming(&text);
         ensure!(
             lines.is_empty(),
-            "The guest complains:\n{}",
-            lines.join("\n")
+            "The guest complains:\n{}\nIts kernel log from there:\n{}",
+            lines.join("\n"),
+            from_first(&text, &lines)
         );
         Ok(())
     }
@@ -145,6 +146,13 @@ impl ServerGuest<'_> {
         let text = self.ssh("cat /run/clock.log")?.success()?;
         ClockReport::read(&text)
     }
+}
+
+/// The part of a log around the first of these lines.
+fn from_first(log: &str, lines: &[&str]) -> String {
+    let first = log.lines().position(|line| lines.contains(&line));
+    let all = log.lines().skip(first.unwrap_or(0).saturating_sub(8));
+    all.take(40).collect::<Vec<_>>().join("\n")
 }
 
 /// How many lines are just this.

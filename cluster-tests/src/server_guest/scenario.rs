@@ -119,7 +119,7 @@ pub fn is_sound(guest: &ServerGuest<'_>, narrator: &Narrator) -> Result<()> {
 /// All of it once with a fresh bed, and the figures where an effort is given.
 ///
 /// # Errors
-/// When anything fails.
+/// When anything fails; the nodes' journals are kept then.
 pub fn whole(
     vmm: ServerVmm,
     vcpus: u8,
@@ -129,15 +129,29 @@ pub fn whole(
     let narrator = Narrator::begin();
     let (bed, files) = bed(vmm, node_vcpus)?;
     narrator.step("the nodes have booted");
-    let guest = ServerGuest::start(&bed, "node1", vmm, &files, hardware(vcpus))?;
-    narrator.step(format!("{vmm:?} started with {vcpus} vCPUs"));
-    let login = serves(&guest, "node2", &narrator)?;
-    remembers(&guest, &mut Vec::new(), &narrator)?;
-    is_sound(&guest, &narrator)?;
-    let Some(effort) = effort else {
-        return Ok(None);
-    };
-    let figures = Figures::measure(&guest, login, effort)?;
-    narrator.step(format!("{vmm:?}, {vcpus} vCPUs:\n{figures}"));
-    Ok(Some(figures))
+    keeping_journals(&bed, || {
+        let guest = ServerGuest::start(&bed, "node1", vmm, &files, hardware(vcpus))?;
+        narrator.step(format!("{vmm:?} started with {vcpus} vCPUs"));
+        let login = serves(&guest, "node2", &narrator)?;
+        remembers(&guest, &mut Vec::new(), &narrator)?;
+        is_sound(&guest, &narrator)?;
+        let Some(effort) = effort else {
+            return Ok(None);
+        };
+        let figures = Figures::measure(&guest, login, effort)?;
+        narrator.step(format!("{vmm:?}, {vcpus} vCPUs:\n{figures}"));
+        Ok(Some(figures))
+    })
+}
+
+/// Keeps the nodes' journals when something fails, before the bed is gone.
+///
+/// # Errors
+/// What `act` gives.
+pub fn keeping_journals<T>(bed: &Machines, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outcome = act();
+    if outcome.is_err() {
+        bed.keep_journals();
+    }
+    outcome
 }
