@@ -19,7 +19,7 @@ export KEMARI_DEB_DIRECTORY := $(abspath $(DEB_DIRECTORY))
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
-		awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+		awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: root package ## Watch a Linux guest survive the loss of its host, in a cluster of three nodes
@@ -47,6 +47,11 @@ lint: tools cargo-deny ## Check formatting, lints, licences and advisories
 .PHONY: bench
 bench: root package ## Measure failover and checkpoints; prints medians and p99 (a few minutes)
 	$(CARGO) test --release --package kemari-cluster-tests --test failover -- --nocapture
+
+.PHONY: campaign-guest
+campaign-guest: root package ## Run Debian servers for hours under QEMU and Kemari, and compare them
+	$(CARGO) test --release --package kemari-cluster-tests --test server_campaign -- --ignored \
+		--nocapture --test-threads=1
 
 .PHONY: clean
 clean: ## Remove what was built here (the test beds' cache stays, see clean-cache)

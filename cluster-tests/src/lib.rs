@@ -2,10 +2,14 @@
 //! Nodes, scenarios, test guests, the demo and the benchmarks.
 #![forbid(unsafe_code)]
 
+pub mod baseline;
 pub mod bed;
 pub mod cache;
+pub mod clients;
+pub mod console;
 pub mod control;
 pub mod corosync;
+pub mod debian_guest;
 pub mod fencing;
 pub mod guests;
 pub mod host;
@@ -18,6 +22,8 @@ pub mod observer;
 pub mod package;
 pub mod protected;
 pub mod rootfs;
+pub mod server_guest;
+pub mod server_vmm;
 pub mod site;
 pub mod supervisor;
 pub mod switch;

@@ -39,6 +39,8 @@ const SYSTEM: &[&str] = &[
     "openssl",
     "libxml2-utils",
     "time",
+    // The other VMM, which Kemari's is measured against.
+    "qemu-system-x86",
 ];
 
 /// The cluster, and the libraries that Kemari's agent links.

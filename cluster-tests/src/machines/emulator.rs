@@ -19,6 +19,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 
 use super::channel::{self, Channel};
+use super::{BRIDGE, NodeNetwork, disks};
 use crate::supervisor::Supervisor;
 
 /// How QEMU executes the machine's instructions.
@@ -63,9 +64,9 @@ impl Acceleration {
 
     fn arguments(self) -> [&'static str; 4] {
         match self {
-            // Five levels of page tables only make every translation longer.
-            // Without XSAVE: QEMU 7.2 lets a nested guest's XSETBV pass without the intercept that KVM asked for, so
-            // KVM believes in another XCR0 than the guest does, and signal frames break.
+            // Five levels of page tables only make every translation longer. QEMU 7.2 emulates XSETBV without telling the
+            // hypervisor (seen with the tracepoint kvm_exit): KVM then believes that the guest's XCR0 is 1, and what the
+            // guest's kernel saves of its processes' registers is not what they use. Without XSAVE there is no XCR0.
             Self::Tcg => [
                 "-accel",
                 "tcg,thread=multi",
@@ -83,6 +84,10 @@ pub(crate) struct Hardware {
     pub(crate) node: String,
     pub(crate) acceleration: Acceleration,
     pub(crate) memory_mib: u32,
+    pub(crate) vcpus: u8,
+    pub(crate) network: NodeNetwork,
+    /// Disks for guests, in the order of their names in the node.
+    pub(crate) guest_disks: Vec<PathBuf>,
     /// The rate of the machine's time stamp counter, where its kernel shall not measure it.
     pub(crate) tsc_khz: Option<u64>,
     pub(crate) kernel: PathBuf,
@@ -126,7 +131,8 @@ impl Hardware {
             .args(["-name", &self.node, "-no-user-config", "-nodefaults"])
             .args(["-display", "none", "-machine", "pc,vmport=off"])
             .args(self.acceleration.arguments())
-            .args(["-smp", "1", "-m", &self.memory_mib.to_string()])
+            .args(["-smp", &self.vcpus.to_string()])
+            .args(["-m", &self.memory_mib.to_string()])
             .args(["-kernel", &text(&self.kernel)])
             .args(["-initrd", &text(&self.initramfs)])
             .args(["-append", &self.kernel_command_line()])
@@ -176,6 +182,11 @@ impl Hardware {
             &self.disk,
             "cache=unsafe,discard=unmap",
         );
+        for (number, image) in self.guest_disks.iter().enumerate() {
+            // Two nodes may hold the same file: both go through the host's page cache, so each sees what the other wrote.
+            let options = "cache=unsafe,discard=unmap,file.locking=off";
+            disk(command, disks::FIRST + number, image, options);
+        }
     }
 
     fn kernel_command_line(&self) -> String {
@@ -183,9 +194,13 @@ impl Hardware {
         let clock = self.tsc_khz.map_or_else(String::new, |khz| {
             format!("tsc=reliable tsc_early_khz={khz}")
         });
+        let bridge = match self.network {
+            NodeNetwork::Card => String::new(),
+            NodeNetwork::Bridge => format!("bed.bridge={BRIDGE}"),
+        };
         format!(
             "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr audit=0 cryptomgr.notests net.ifnames=0 \
-             systemd.show_status=no bed.address={} {clock}",
+             systemd.show_status=no bed.address={} {bridge} {clock}",
             self.address
         )
     }

@@ -15,6 +15,7 @@
 //! ```text
 //! exec ── channel ──▶ virtio-serial ──▶ node-agent.py        node: kernel, systemd, corosync, pacemaker, kvm_amd
 //! cut  ── switch  ──▶ tap down                                vda root │ vdb modules │ vdc packages │ vdd own disk
+//!                                                           vde.. disks for guests
 //! kill ── emulator ─▶ SIGKILL of QEMU                         ttyS0 → NODE.serial, hvc0 → NODE.journal
 //! ```
 
@@ -22,6 +23,7 @@ mod channel;
 mod clock;
 mod cluster;
 pub(crate) mod cpio;
+mod disks;
 mod emulator;
 mod images;
 mod initramfs;
@@ -43,6 +45,7 @@ use crate::supervisor::Supervisor;
 use crate::switch::{OUTSIDE, PREFIX, Switch};
 use crate::{rootfs, site};
 
+pub use disks::{GuestDisk, guest_disk_path};
 pub use emulator::Acceleration;
 use emulator::Hardware;
 use machinery::Machinery;
@@ -50,12 +53,28 @@ use machinery::Machinery;
 /// How long a command may take unless the caller says otherwise.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
+/// Where a node has its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NodeNetwork {
+    /// On its network card, `eth0`.
+    #[default]
+    Card,
+    /// On a bridge [`BRIDGE`] with the card as a port: guests' TAPs join it and are in the nodes' network.
+    Bridge,
+}
+
+/// The bridge of a node with [`NodeNetwork::Bridge`].
+pub const BRIDGE: &str = "br0";
+
 /// What a bed shall be; see [`Machines::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
     nodes: u8,
     token_ms: u32,
     memory_mib: u32,
+    vcpus: u8,
+    network: NodeNetwork,
+    guest_disks: Vec<GuestDisk>,
     transport: Transport,
     stonith: bool,
     cluster_at_boot: bool,
@@ -81,6 +100,27 @@ impl Builder {
     #[must_use]
     pub fn memory_mib(mut self, memory_mib: u32) -> Self {
         self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Each node's processors; 1 unless told.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u8) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Where a node's address is; on `eth0` unless told.
+    #[must_use]
+    pub fn network(mut self, network: NodeNetwork) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// One more disk in every node, for a guest: `/dev/vde`, the next one `/dev/vdf`, and so on to `/dev/vdh`.
+    #[must_use]
+    pub fn guest_disk(mut self, disk: GuestDisk) -> Self {
+        self.guest_disks.push(disk);
         self
     }
 
@@ -126,6 +166,13 @@ impl Builder {
             self.memory_mib >= 512,
             "{} MiB are too little memory for a node; 512 is the least",
             self.memory_mib
+        );
+        ensure!(self.vcpus >= 1, "A node without a processor cannot be made");
+        ensure!(
+            self.guest_disks.len() <= disks::MOST,
+            "{} disks for guests are too many; {} is the most",
+            self.guest_disks.len(),
+            disks::MOST
         );
         let machinery = Arc::new(self.assemble()?);
         let listener = machinery
@@ -186,10 +233,19 @@ impl Builder {
                 own.make(&outside)?;
                 let number = cluster.number(node).context("Too many nodes")?;
                 let address = cluster.address(node).context("No address")?;
+                let guest_disks = self
+                    .guest_disks
+                    .iter()
+                    .enumerate()
+                    .map(|(index, disk)| disk.place(&supervisor, node, index))
+                    .collect::<Result<_>>()?;
                 Ok(Hardware {
                     node: node.clone(),
                     acceleration,
                     memory_mib: self.memory_mib,
+                    vcpus: self.vcpus,
+                    network: self.network,
+                    guest_disks,
                     tsc_khz,
                     kernel: vmlinux.clone(),
                     initramfs: initramfs.clone(),
@@ -232,6 +288,9 @@ impl Machines {
             nodes: 3,
             token_ms: 3000,
             memory_mib: 1024,
+            vcpus: 1,
+            network: NodeNetwork::Card,
+            guest_disks: Vec::new(),
             transport: Transport::Knet,
             stonith: false,
             cluster_at_boot: false,

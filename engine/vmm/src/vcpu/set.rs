@@ -273,6 +273,8 @@ mod tests {
             memory: MemorySize::from_mib(16).unwrap(),
             vcpus: VcpuCount::new(vcpus).unwrap(),
             cpu: CpuModel::Host,
+            memory_options: crate::memory::MemoryOptions::default(),
+            dirty_tracking: crate::dirty::tracking::DirtyTracking::Auto,
             rng: Presence::Absent,
             balloon: None,
             boot: BootSource {
