@@ -155,5 +155,5 @@ async fn show_progress(engine: &ReplicaProxy<'_>) {
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -37,7 +37,7 @@ impl Conductor {
                 generation,
             } => self.cold_start(generation),
             Request::Protect(address) => self.protect(address),
-            Request::RunSnapshot(held, generation) => self.run_snapshot(*held, generation),
+            Request::RunSnapshot(held, generation) => self.run_snapshot(&held, generation),
             Request::SaveSnapshot(file, after) => self.save_snapshot(file, after),
             Request::GoSolo(generation) => self.go_solo(generation),
             Request::Outdate(generation) => self.outdate(generation),
@@ -198,6 +198,7 @@ impl Conductor {
         self.tell_gate(LicenceEvent::SoloGranted { generation });
         self.role = Role::Active;
         self.attachments.take_over();
+        self.machine.announce();
         self.running = true;
         self.in_sync = false;
         self.peer = None;

@@ -116,7 +116,7 @@ impl Conductor {
     }
 
     /// Goes on with a guest from a snapshot.
-    pub(super) fn run_snapshot(&mut self, held: Held, generation: Generation) -> Answer {
+    pub(super) fn run_snapshot(&mut self, held: &Held, generation: Generation) -> Answer {
         self.needs_newer(generation)?;
         let (Some(checkpoint), Some(state)) = (held.replica.held(), &held.state) else {
             return Err(Refusal::NotInSync);

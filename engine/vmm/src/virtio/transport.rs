@@ -341,6 +341,7 @@ impl Core {
         self.common.reset();
     }
 
+    /// Returns whether the driver became ready.
     fn write_common(&mut self, offset: u64, data: &[u8], label: &str) -> bool {
         let Self {
             common,
@@ -414,7 +415,8 @@ impl PciFunction for VirtioFunction {
     fn write_window(&self, offset: u64, data: &[u8]) {
         match area(offset) {
             Some((COMMON, at)) => {
-                if self.lock().write_common(at, data, &self.label) {
+                let activated = self.lock().write_common(at, data, &self.label);
+                if activated {
                     self.call_worker();
                 }
             }
