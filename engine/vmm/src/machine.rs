@@ -63,19 +63,25 @@ impl Machine {
         events: Sender<GuestEvent>,
     ) -> Result<Self, CreateMachineError> {
         let kvm = host::open_kvm()?;
-        host::check_capabilities(&kvm)?;
-        host::check_vcpus(&kvm, config.vcpus)?;
+        host::check_capabilities(kvm)?;
+        host::check_vcpus(kvm, config.vcpus)?;
         let ram = GuestRam::new(config.memory)?;
-        let vm = Arc::new(create_vm(&kvm)?);
+        let vm = Arc::new(create_vm(kvm)?);
         let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.clone())
             .map_err(CreateMachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
-        let cpuid = cpuid::of_host(&kvm, config.cpu, config.vcpus)?;
+        let cpuid = cpuid::of_host(kvm, config.cpu, config.vcpus)?;
         let boot_vcpu = create_vcpu(&vm, &cpuid, VcpuIndex::BOOT)?;
         // Before the other vCPUs: the probe plays with the time-stamp counter.
-        let host = Arc::new(Host::probe(&kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);
+        let host = Arc::new(Host::probe(kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);
         let platform: Arc<dyn Platform> = Arc::new(KvmPlatform(Arc::clone(&vm)));
-        let fleet = Fleet::new(backends.devices(&config, &ram), ram.mapping(), &platform)
-            .map_err(CreateMachineError::Devices)?;
+        let hook = backends.thread_hook.clone();
+        let fleet = Fleet::new(
+            backends.devices(&config, &ram),
+            ram.mapping(),
+            &platform,
+            &hook,
+        )
+        .map_err(CreateMachineError::Devices)?;
         let console = backends.serial;
         let devices = Arc::new(Mutex::new(Devices::new(&vm, fleet.bus())));
         let outside = Outside {
@@ -83,6 +89,7 @@ impl Machine {
             mmio: fleet.bus(),
             console,
             events,
+            hook,
         };
         let vcpus = create_all_vcpus(&vm, boot_vcpu, &host, config.vcpus)?;
         let mut machine = Self {

@@ -23,6 +23,7 @@ use crate::event::{ConsoleOutput, GuestEvent};
 use crate::gate::Gate;
 use crate::host::Host;
 use crate::state::{VcpuState, tsc};
+use crate::thread_hook::{ThreadHook, ThreadKind};
 
 /// How long a vCPU may take to leave the guest before it is called stuck. Usually tens of
 /// microseconds; a host that swaps may need seconds.
@@ -34,6 +35,7 @@ pub(crate) struct Outside {
     pub(crate) mmio: Arc<dyn MmioHandler>,
     pub(crate) console: Arc<dyn ConsoleOutput>,
     pub(crate) events: Sender<GuestEvent>,
+    pub(crate) hook: ThreadHook,
 }
 
 /// Who reads and writes the vCPUs' states.
@@ -84,6 +86,7 @@ impl Vcpus {
             console: outside.console,
             console_order: Mutex::new(()),
         });
+        let hook = outside.hook;
         let mut all = Self {
             count,
             share: Share::on_this_host(count),
@@ -101,9 +104,13 @@ impl Vcpus {
                 vcpu: Arc::clone(vcpu),
                 shared: Arc::clone(&shared),
             };
+            let hook = hook.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(|| body.run())
+                .spawn(move || {
+                    hook.begin(ThreadKind::Vcpu);
+                    body.run();
+                })
                 .map_err(CreateMachineError::Thread)?;
             all.threads.push(thread);
         }
