@@ -2,6 +2,7 @@
 //! What the guest is connected to on this host: TAP devices and disks, opened once for the life of
 //! the engine, so that a new machine after a demotion finds them as they were.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use kemari_vmm::backend::{
 use thiserror::Error;
 
 use crate::disk::SharedDisk;
+use crate::machine_config::open_boot_disk;
 use crate::outputs::{Interface, Outputs, TappedConsole, TappedNetwork, TypedInput};
 
 /// Something the description names could not be opened.
@@ -90,6 +92,7 @@ pub struct Attachments {
     plugs: Vec<Plug>,
     platters: Vec<Platter>,
     console: Option<TypedInput>,
+    boot_disk: Option<File>,
 }
 
 impl Attachments {
@@ -115,10 +118,15 @@ impl Attachments {
                 id: "console".to_owned(),
                 source,
             })?;
+        let boot_disk = open_boot_disk(config).map_err(|source| AttachError::Descriptors {
+            id: "boot.disk".to_owned(),
+            source,
+        })?;
         Ok(Self {
             plugs,
             platters,
             console,
+            boot_disk,
         })
     }
 
@@ -133,6 +141,11 @@ impl Attachments {
     /// Where typed bytes go when there is a virtio console.
     pub fn console(&self) -> Option<&TypedInput> {
         self.console.as_ref()
+    }
+
+    /// The disk that the guest boots from, to look for its kernel.
+    pub fn boot_disk(&self) -> Option<&File> {
+        self.boot_disk.as_ref()
     }
 
     /// Whether the guest can write to a disk.

@@ -46,6 +46,7 @@ use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
 use crate::record::LicenceFile;
+use crate::sandbox;
 use capture::Capture;
 use finish::Finish;
 use migration::Migration;
@@ -134,6 +135,8 @@ pub struct Setup {
     pub attachments: Attachments,
     /// What callers of this replica may want.
     pub waits_for: Purpose,
+    /// Where the right to run is written down; open.
+    pub record: LicenceFile,
 }
 
 impl Conductor {
@@ -146,6 +149,7 @@ impl Conductor {
             queue: (sender, inputs),
             attachments,
             waits_for,
+            record,
         } = setup;
         let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
         let outputs = Outputs::new(queue_bytes, attachments.interfaces(), sender.clone());
@@ -174,7 +178,7 @@ impl Conductor {
             ..TriggerConfig::default()
         };
         let conductor = Self {
-            record: LicenceFile::of(&config.vm.name),
+            record,
             config,
             machine_config,
             node,
@@ -255,6 +259,7 @@ impl Conductor {
 
     /// Works until the replica ends.
     pub fn run(mut self) -> End {
+        sandbox::enter(sandbox::Kind::Conductor);
         loop {
             self.publish();
             let wait = self.next_deadline().saturating_sub(clock::now());
@@ -311,7 +316,8 @@ impl Conductor {
 
     /// Loads what the guest starts from, which its disk may have changed since the last time.
     fn boot_machine(&mut self) -> Result<(), String> {
-        let source = boot_source(&self.config).map_err(|error| crate::exit::chain(&error))?;
+        let disk = self.attachments.boot_disk();
+        let source = boot_source(&self.config, disk).map_err(|error| crate::exit::chain(&error))?;
         self.machine.set_boot_source(source);
         self.machine
             .boot()
@@ -398,15 +404,17 @@ fn new_machine(
     let (events, from_guest) = mpsc::channel();
     let inputs = inputs.clone();
     std::thread::spawn(move || {
+        sandbox::enter(sandbox::Kind::Relay);
         while let Ok(event) = from_guest.recv() {
             if inputs.send(Input::Guest(number, event)).is_err() {
                 return;
             }
         }
     });
-    let backends = attachments
+    let mut backends = attachments
         .backends(outputs)
         .map_err(CreateMachineError::Devices)?;
+    backends.thread_hook = sandbox::thread_hook();
     let machine = Machine::new(config.clone(), backends, events)?;
     outputs.wake_through(machine.run_gate());
     Ok(machine)

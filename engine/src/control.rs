@@ -2,8 +2,10 @@
 //! The control socket: `org.kemari.Replica1`, spoken peer to peer.
 //!
 //! Each connection is a D-Bus connection of its own. The socket is made under a temporary name and
-//! renamed into place when the engine can answer, so whoever sees it can use it. The engine holds
-//! a lock beside it: a second engine for the same VM is refused, the socket of a dead one replaced.
+//! renamed into place once it listens, so whoever sees it can connect, and is answered as soon as
+//! the machine is made. The engine holds a lock beside it: a second engine for the same VM is
+//! refused, the socket of a dead one replaced. A sandboxed engine may not write to the directory
+//! any more and leaves its socket behind; a socket that refuses connections means the same as none.
 
 mod interface;
 mod monitor;

@@ -3,13 +3,15 @@
 //!
 //! Nothing of a description is ignored in silence. What the machine cannot be given is refused by
 //! name, before anything is started; [`unsupported`] lists it, and shrinks as the machine
-//! grows. The devices that a description has without asking (`[rng]`, `[balloon]`, `[sandbox]`) are
-//! not refused while they are as they are by default.
+//! grows. The devices that a description has without asking (`[rng]`, `[balloon]`) are not refused
+//! while they are as they are by default.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use kemari_api::config::{
-    BootSection, CpuModel, DirtyTracking, DiskBoot, HugePages, UserName, VmConfig, shown,
+    BootSection, CpuModel, DirtyTracking, DiskBoot, HugePages, VmConfig, shown,
 };
 use kemari_bootdisk::BootDiskError;
 use kemari_vmm::{
@@ -77,37 +79,60 @@ pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, MachineConfigE
         cpu: cpu(config.vm.cpu),
         rng: presence(config.rng.enabled),
         balloon: balloon(config),
-        boot: boot_source(config)?,
+        boot: boot_source(config, None)?,
     })
 }
 
-/// Where the guest starts; on a disk it may have changed since the last boot.
+/// Where the guest starts; on a disk it may have changed since the last boot. `disk` is that disk, by
+/// an engine that can no longer open it.
 ///
 /// # Errors
 /// A disk that does not boot.
-pub fn boot_source(config: &VmConfig) -> Result<BootSource, MachineConfigError> {
+pub fn boot_source(
+    config: &VmConfig,
+    disk: Option<&File>,
+) -> Result<BootSource, MachineConfigError> {
     match &config.boot {
         BootSection::Kernel(boot) => Ok(BootSource {
             kernel: boot.kernel.clone().into(),
             initrd: boot.initrd.clone().map(Into::into),
             cmdline: boot.cmdline.clone(),
         }),
-        BootSection::Disk(boot) => boot_from_disk(config, boot),
+        BootSection::Disk(boot) => boot_from_disk(config, boot, disk),
     }
 }
 
-fn boot_from_disk(config: &VmConfig, boot: &DiskBoot) -> Result<BootSource, MachineConfigError> {
+/// The disk that the guest boots from, opened for [`boot_source`].
+///
+/// # Errors
+/// What the system said.
+pub fn open_boot_disk(config: &VmConfig) -> io::Result<Option<File>> {
+    let BootSection::Disk(boot) = &config.boot else {
+        return Ok(None);
+    };
+    let disk = config.disk.iter().find(|disk| disk.id == boot.disk);
+    disk.map(|disk| File::open(disk.path.as_path())).transpose()
+}
+
+fn boot_from_disk(
+    config: &VmConfig,
+    boot: &DiskBoot,
+    opened: Option<&File>,
+) -> Result<BootSource, MachineConfigError> {
     let disk = config.disk.iter().find(|disk| disk.id == boot.disk);
     let Some(disk) = disk else {
         // A description whose keys do not fit each other was refused when it was read.
         let key = "boot.disk";
         return Err(Unsupported::new(key, &boot.disk, "name the id of a [[disk]]").into());
     };
-    let found = kemari_bootdisk::find(disk.path.as_path()).map_err(|source| {
-        MachineConfigError::BootDisk {
-            disk: boot.disk.to_string(),
-            source,
-        }
+    let path = disk.path.as_path();
+    let found = match opened {
+        Some(file) => kemari_bootdisk::find_in_file(path, file),
+        None => kemari_bootdisk::find(path),
+    };
+    let found = found.map_err(|source| MachineConfigError::BootDisk {
+        disk: boot.disk.to_string(),
+        source,
     })?;
     tracing::info!(vm = %config.vm.name, disk = %boot.disk, "{}", found.described);
     let file = |name: Option<String>, bytes: Vec<u8>| BootFile::Bytes {
@@ -202,17 +227,13 @@ pub fn unsupported(config: &VmConfig) -> Vec<Unsupported> {
         console: _,
         rng: _,
         balloon: _,
-        sandbox,
+        // What it asks for is about this process, not the machine.
+        sandbox: _,
         replication: _,
     } = config;
     let mut found = Vec::new();
     found.extend(memory(config).err());
     found.extend(vcpus(config).err());
-    // sandbox.enabled = false is what this engine does anyway.
-    if sandbox.user != UserName::default() {
-        let user = &sandbox.user;
-        found.push(Unsupported::new("sandbox.user", user, "leave it out"));
-    }
     found
 }
 
@@ -252,13 +273,5 @@ mod tests {
         let machine = machine_config(&config(more)).unwrap();
         assert_eq!(machine.memory_options, expected);
         assert_eq!(machine.dirty_tracking, kemari_vmm::DirtyTracking::Bitmap);
-    }
-
-    #[test]
-    fn what_the_machine_lacks_is_refused_by_name() {
-        let other = config("[sandbox]\nuser = \"guests\"\n");
-        let told = machine_config(&other).unwrap_err().to_string();
-        let begin = "sandbox.user: this release cannot do that (";
-        assert!(told.starts_with(begin), "{told}");
     }
 }

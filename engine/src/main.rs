@@ -27,6 +27,7 @@ mod machine_config;
 mod outputs;
 mod record;
 mod run;
+mod sandbox;
 mod snapshot;
 
 use std::io::Write;
@@ -92,6 +93,10 @@ struct RunArguments {
     /// Without --incoming: boot although the other replica may have gone on with the guest.
     #[arg(long)]
     force: bool,
+
+    /// Keep all rights while the guest runs; for debugging only.
+    #[arg(long)]
+    no_sandbox: bool,
 
     /// The snapshot that the guest goes on from.
     #[arg(skip)]

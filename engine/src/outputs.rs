@@ -20,7 +20,7 @@ mod virtio_console;
 
 pub use carrier::start as start_carrier;
 pub use console_input::InputSlot;
-pub use console_outlet::Origin;
+pub use console_outlet::{Origin, Sink};
 pub use gate::Outputs;
 pub use network::{Interface, TappedNetwork};
 pub use virtio_console::{TappedConsole, TypedInput};

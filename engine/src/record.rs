@@ -4,14 +4,29 @@
 //! It is written durably before the right is used (design: "Licence kind on disk first"). After a
 //! crash of everything it tells whether this replica may have been the last one that let outputs
 //! out. The file is replaced atomically; one that cannot be read is an error, never "no record".
+//!
+//! Each VM's record has a directory of its own, which belongs to the user the engine becomes: it can
+//! replace the record, and touch nothing else in `/var/lib/kemari`, not even see it. The directory is
+//! opened before that and used by its descriptor. Engines before the sandbox kept the record as
+//! `NAME.licence` in `/var/lib/kemari`; that one counts until it is moved, at the next start.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use kemari_api::{Generation, VmName, place};
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+/// The record's name in its directory, and that of the one that will replace it.
+const NAME: &str = "licence";
+const NEW_NAME: &str = "licence.new";
+/// More than any record has.
+const RECORD_BYTES_MAX: u64 = 4096;
 
 /// The kind of right a replica had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +53,7 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// One line of JSON in `/var/lib/kemari/NAME.licence`.
+/// One line of JSON in `/var/lib/kemari/replicas/NAME/licence`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The generation of the right.
@@ -60,26 +75,77 @@ pub struct RecordError {
 /// The file of one VM's record.
 #[derive(Debug)]
 pub struct LicenceFile {
-    path: PathBuf,
+    directory: PathBuf,
+    /// Where it was before engines were sandboxed.
+    old_path: PathBuf,
+    opened: Option<File>,
 }
 
 impl LicenceFile {
     /// The file for this VM on this node.
     pub fn of(vm: &VmName) -> Self {
+        Self::in_state_dir(&place::state_dir(), vm)
+    }
+
+    fn in_state_dir(state_dir: &Path, vm: &VmName) -> Self {
         Self {
-            path: place::state_dir().join(format!("{vm}.licence")),
+            directory: state_dir.join("replicas").join(vm.as_str()),
+            old_path: state_dir.join(format!("{vm}.licence")),
+            opened: None,
         }
+    }
+
+    /// Makes the directory, gives it to `owner` and keeps it open for [`Self::write`]; moves a record
+    /// of an older engine there.
+    pub fn open(mut self, owner: Option<(Uid, Gid)>) -> Result<Self, RecordError> {
+        self.opened = Some(self.prepare(owner).map_err(|e| self.error("prepare", e))?);
+        Ok(self)
+    }
+
+    fn prepare(&self, owner: Option<(Uid, Gid)>) -> io::Result<File> {
+        if let Some(parent) = self.directory.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let made = DirBuilder::new().mode(0o700).create(&self.directory);
+        match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let directory = File::open(&self.directory)?;
+        if let Some((user, group)) = owner {
+            fchown(&directory, Some(user), Some(group))?;
+        }
+        if self.old_path.exists() && !self.path().exists() {
+            fs::rename(&self.old_path, self.path())?;
+            directory.sync_all()?;
+        }
+        Ok(directory)
+    }
+
+    /// The directory it is in.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(NAME)
     }
 
     /// What it says; `None` if this replica never had a right to run.
     pub fn read(&self) -> Result<Option<Record>, RecordError> {
-        match fs::read(&self.path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|error| self.error("read", error.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.error("read", error)),
+        for path in [self.path(), self.old_path.clone()] {
+            match read(&path) {
+                Ok(bytes) => {
+                    let record = serde_json::from_slice(&bytes);
+                    return record
+                        .map(Some)
+                        .map_err(|error| Self::error_at("read", path, error.into()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Self::error_at("read", path, error)),
+            }
         }
+        Ok(None)
     }
 
     /// Replaces it; on return the new record has reached the disk.
@@ -89,24 +155,39 @@ impl LicenceFile {
     }
 
     fn replace(&self, record: Record) -> io::Result<()> {
-        let directory = place::state_dir();
-        fs::create_dir_all(&directory)?;
-        let new = self.path.with_extension("licence.new");
-        let mut file = File::create(&new)?;
+        let not_open = || io::Error::other("its directory is not open");
+        let directory = self.opened.as_ref().ok_or_else(not_open)?;
+        // One that an engine of another user left behind could not be written to.
+        let _ = unlinkat(directory, NEW_NAME, UnlinkatFlags::NoRemoveDir);
+        let how = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let mut file = File::from(openat(directory, NEW_NAME, how, mode)?);
         serde_json::to_writer(&mut file, &record)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        File::open(&directory)?.sync_all()
+        renameat(directory, NEW_NAME, directory, NAME)?;
+        directory.sync_all()
     }
 
     fn error(&self, what: &'static str, cause: io::Error) -> RecordError {
-        RecordError {
-            what,
-            path: self.path.clone(),
-            cause,
-        }
+        Self::error_at(what, self.path(), cause)
     }
+
+    fn error_at(what: &'static str, path: PathBuf, cause: io::Error) -> RecordError {
+        RecordError { what, path, cause }
+    }
+}
+
+/// Reads a record. The directory belongs to an unprivileged user: whatever lies there that is no
+/// plain file is not followed, waited for or read without a bound.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path)?;
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -116,17 +197,42 @@ mod tests {
     #[test]
     fn a_record_reads_back_and_a_damaged_one_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        let file = LicenceFile {
-            path: directory.path().join("vm.licence"),
-        };
+        let file = LicenceFile::in_state_dir(directory.path(), &"vm".parse().unwrap());
         assert_eq!(file.read().unwrap(), None);
-        fs::write(&file.path, b"{\"generation\":3,\"kind\":\"paired\"}\n").unwrap();
+        let file = file.open(None).unwrap();
+        for generation in [3, 4] {
+            let record = Record {
+                generation: Generation::new(generation),
+                kind: Kind::Paired,
+            };
+            file.write(record).unwrap();
+            assert_eq!(file.read().unwrap(), Some(record));
+        }
+        fs::write(file.path(), b"{\"generation\":3").unwrap();
+        assert!(file.read().unwrap_err().to_string().contains("vm/licence"));
+    }
+
+    #[test]
+    fn a_record_of_an_older_engine_counts_and_is_moved() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = LicenceFile::in_state_dir(directory.path(), &"vm".parse().unwrap());
+        fs::write(&file.old_path, b"{\"generation\":3,\"kind\":\"paired\"}\n").unwrap();
         let record = Record {
             generation: Generation::new(3),
             kind: Kind::Paired,
         };
         assert_eq!(file.read().unwrap(), Some(record));
-        fs::write(&file.path, b"{\"generation\":3").unwrap();
-        assert!(file.read().unwrap_err().to_string().contains("vm.licence"));
+        let file = file.open(None).unwrap();
+        assert_eq!(file.read().unwrap(), Some(record));
+        assert!(!file.old_path.exists());
+    }
+
+    #[test]
+    fn a_link_is_no_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = LicenceFile::in_state_dir(directory.path(), &"vm".parse().unwrap());
+        let file = file.open(None).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", file.path()).unwrap();
+        assert!(file.read().is_err());
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use kemari_api::config::{ConfigError, NamedFile, ReplicationAddress, VmConfig, shown};
 use kemari_api::replica::Promotion;
-use kemari_api::{Generation, NodeName, VmName};
+use kemari_api::{Generation, NodeName, VmName, place};
 use kemari_replication::wire::Purpose;
 use kemari_vmm::{CreateMachineError, MachineConfig};
 use sd_notify::NotifyState;
@@ -25,15 +25,17 @@ use crate::control::{ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
 use crate::link::passive::{Endpoint, Held, receive_recorded};
 use crate::machine_config::{MachineConfigError, machine_config};
-use crate::outputs::{self, Origin};
+use crate::outputs::{self, Origin, Sink};
 use crate::record::{Kind, LicenceFile, Record};
+use crate::sandbox::{self, Paths, Plan};
 
 /// How long an engine that ends stays for the answer to whoever asked.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
 
 /// Runs a replica until it ends.
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let config = VmConfig::load(&arguments.config).map_err(|error| configuration(&error))?;
+    let mut config = VmConfig::load(&arguments.config).map_err(|error| configuration(&error))?;
+    config.sandbox.enabled &= !arguments.no_sandbox;
     check_files(&config)?;
     let machine = machine_config(&config).map_err(|error| {
         let kind = match error {
@@ -44,6 +46,8 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     })?;
     // A replica that waits would otherwise find out only when it is promoted.
     kemari_vmm::check_boot(&machine)
+        .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
+    let plan = Plan::of(&config.sandbox)
         .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
     let node = match &arguments.node {
         Some(node) => node.clone(),
@@ -74,7 +78,7 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
         .incoming
         .as_deref()
         .map_or(Purpose::Replication, waits_for);
-    runtime.block_on(supervise(config, machine, node, start, purpose))
+    runtime.block_on(supervise(config, machine, node, start, purpose, plan))
 }
 
 /// How a replica begins.
@@ -221,22 +225,32 @@ async fn supervise(
     node: NodeName,
     start: Start,
     waits_for: Purpose,
+    plan: Plan,
 ) -> Result<(), Failure> {
     let vm = config.vm.name.clone();
-    let sink = config.console.output.clone();
     let listener = match &start {
         Start::Incoming(address) => Some(bind(address)?),
         Start::Boot | Start::Restore { .. } => None,
     };
-    let record = LicenceFile::of(&vm)
+    let licence = LicenceFile::of(&vm)
+        .open(plan.owner())
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let record = licence
         .read()
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let sink = Sink::prepare(config.console.output.clone());
+    let snapshot = open_snapshot(&start)?;
+    let attachments = Attachments::open(&config)
+        .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
+    let socket = ControlSocket::bind(&vm).map_err(|error| control(&error))?;
+    kemari_vmm::hold_kvm().map_err(|error| creation(&error))?;
+    // Everything that needs root is open; no thread is started yet.
+    plan.carry_out(&paths(&config, &licence))
+        .map_err(|error| Failure::new(FailureKind::Permission, &error))?;
     let queue = mpsc::channel();
     let inputs = queue.0.clone();
     let listen = config.replication_address(&node).to_string();
     tracing::info!(vm = %vm, node = %node, "{config}");
-    let attachments = Attachments::open(&config)
-        .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
     let (mut conductor, handle) = Conductor::new(Setup {
         config,
         machine,
@@ -244,6 +258,7 @@ async fn supervise(
         queue,
         attachments,
         waits_for,
+        record: licence,
     })
     .map_err(|error| creation(&error))?;
     if let Some(record) = record {
@@ -264,8 +279,7 @@ async fn supervise(
         conductor.console_input(),
     )
     .map_err(|error| Failure::new(FailureKind::Other, &error))?;
-    let request = first_request(&start, &conductor, record)?;
-    let socket = ControlSocket::bind(&vm).map_err(|error| control(&error))?;
+    let request = first_request(&start, snapshot, &conductor, record)?;
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("conductor".into())
@@ -273,6 +287,7 @@ async fn supervise(
             let _ = ended.send(conductor.run());
         })
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    sandbox::enter(sandbox::Kind::Control);
     tokio::spawn(announce(vm.clone(), handle.clone()));
     if let Some(request) = request {
         handle
@@ -297,6 +312,7 @@ async fn supervise(
 /// What makes the guest run, unless this replica waits for one.
 fn first_request(
     start: &Start,
+    opened: Option<File>,
     conductor: &Conductor,
     record: Option<Record>,
 ) -> Result<Option<Request>, Failure> {
@@ -308,7 +324,7 @@ fn first_request(
             generation: known.next(),
         })),
         Start::Restore { snapshot, force } => {
-            let held = read_snapshot(snapshot, conductor)?;
+            let held = read_snapshot(snapshot, opened, conductor)?;
             let saved = held.replica.generation();
             let left_behind = record.is_some_and(|record| {
                 record.generation > saved
@@ -332,20 +348,50 @@ fn first_request(
     }
 }
 
-fn read_snapshot(path: &Path, conductor: &Conductor) -> Result<Held, Failure> {
-    let cannot = |error: &dyn std::error::Error| {
-        Failure::told(
-            FailureKind::Other,
-            format!(
-                "Cannot restore the snapshot {}: {}; name a whole snapshot of this VM, made on a \
-                 host of the same kind",
-                path.display(),
-                chain(error)
-            ),
-        )
+/// The snapshot to start from, opened while the engine may still open it.
+fn open_snapshot(start: &Start) -> Result<Option<File>, Failure> {
+    match start {
+        Start::Incoming(_) | Start::Boot => Ok(None),
+        Start::Restore { snapshot, .. } => File::open(snapshot)
+            .map(Some)
+            .map_err(|error| no_snapshot(snapshot, &error)),
+    }
+}
+
+fn read_snapshot(
+    path: &Path,
+    opened: Option<File>,
+    conductor: &Conductor,
+) -> Result<Held, Failure> {
+    let file = match opened {
+        Some(file) => file,
+        None => File::open(path).map_err(|error| no_snapshot(path, &error))?,
     };
-    let file = File::open(path).map_err(|error| cannot(&error))?;
-    receive_recorded(file, conductor.receiving()).map_err(|error| cannot(&error))
+    receive_recorded(file, conductor.receiving()).map_err(|error| no_snapshot(path, &error))
+}
+
+fn no_snapshot(path: &Path, error: &dyn std::error::Error) -> Failure {
+    Failure::told(
+        FailureKind::Other,
+        format!(
+            "Cannot restore the snapshot {}: {}; name a whole snapshot of this VM, made on a host \
+             of the same kind",
+            path.display(),
+            chain(error)
+        ),
+    )
+}
+
+/// What the engine still opens by name once it is sandboxed.
+fn paths(config: &VmConfig, licence: &LicenceFile) -> Paths {
+    Paths {
+        boot: config
+            .boot_files()
+            .map(|file| file.path.to_owned())
+            .collect(),
+        written: vec![licence.directory().to_owned()],
+        cleaned: vec![place::run_dir()],
+    }
 }
 
 /// Tells systemd that the engine can be used, and what it is.

@@ -61,6 +61,9 @@ pub struct RestoreArguments {
     /// Restore although the guest may have run on since the snapshot was made
     #[arg(long)]
     force: bool,
+    /// Keep all rights while the guest runs; for debugging only
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 impl RestoreArguments {
@@ -71,6 +74,7 @@ impl RestoreArguments {
             incoming: None,
             node: self.node,
             force: self.force,
+            no_sandbox: self.no_sandbox,
             restore: Some(self.snapshot),
         }
     }

@@ -32,7 +32,7 @@ impl Attempt {
 
     fn good(kernel: &Path) -> Self {
         Self::with(&format!(
-            "[vm]\nname = \"vm\"\nmemory_mib = 64\n[boot]\nkernel = {kernel:?}\n"
+            "[vm]\nname = \"vm\"\nmemory_mib = 64\n[boot]\nkernel = {kernel:?}\n[sandbox]\nuser = \"nobody\"\n"
         ))
     }
 
@@ -144,4 +144,27 @@ fn a_boot_by_hand_where_the_other_replica_may_have_gone_on() {
     let (status, text) = attempt.run(&[]);
     assert_eq!(status, 1);
     names(&text, &["paired", "generation 7", "--incoming", "--force"]);
+}
+
+#[test]
+fn a_user_of_the_sandbox_that_does_not_exist() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: only root becomes another user");
+        return;
+    }
+    let attempt = Attempt::with(&format!(
+        "[vm]\nname = \"vm\"\nmemory_mib = 64\n[boot]\nkernel = {:?}\n[sandbox]\nuser = \"n0b0dy\"\n",
+        ledger()
+    ));
+    let (status, text) = attempt.run(&[]);
+    assert_eq!(status, EX_UNAVAILABLE);
+    names(
+        &text,
+        &[
+            "n0b0dy",
+            "systemd-sysusers",
+            "[sandbox] user",
+            "--no-sandbox",
+        ],
+    );
 }

@@ -2,6 +2,7 @@
 //! Asking the boot loaders in order, and reading what the first one chose.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -50,6 +51,14 @@ impl fmt::Debug for BootFiles {
 /// found and what would help.
 pub fn find(disk: &Path) -> Result<BootFiles, BootDiskError> {
     find_in(Image::open(disk)?)
+}
+
+/// The same for a disk that is open already, at whatever position; `path` is for messages.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_in_file(path: &Path, disk: &File) -> Result<BootFiles, BootDiskError> {
+    find_in(Image::of_file(path, disk)?)
 }
 
 /// The same for an image in memory, called `name` in messages.

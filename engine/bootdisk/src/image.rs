@@ -48,7 +48,17 @@ impl Image {
                 remedy: "name the raw image file or the block device".into(),
             });
         }
-        let mut file = File::open(path).map_err(failed)?;
+        Self::of_file(path, &File::open(path).map_err(failed)?)
+    }
+
+    /// Of a file that is open; its position may change.
+    pub(crate) fn of_file(path: &Path, file: &File) -> Result<Self, BootDiskError> {
+        let image = path.display().to_string();
+        let failed = |source| BootDiskError::Open {
+            image: image.clone(),
+            source,
+        };
+        let mut file = file.try_clone().map_err(failed)?;
         // A block device has no length in its metadata.
         let length = file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self::new(image, Content::File(file), length))

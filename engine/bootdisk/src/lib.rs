@@ -53,4 +53,4 @@ mod volume;
 mod volumes;
 
 pub use error::{BootDiskError, Looked, Place, Problem};
-pub use find::{BootFiles, find, find_in_bytes};
+pub use find::{BootFiles, find, find_in_bytes, find_in_file};

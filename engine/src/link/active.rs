@@ -22,6 +22,7 @@ use kemari_replication::wire::{Goodbye, Refusal};
 
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::conductor::Input;
+use crate::sandbox;
 
 /// Which attempt a link event belongs to; events of an older one are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,7 @@ struct Attempt {
 
 impl Attempt {
     fn run(&self, config: ActiveConfig) {
+        sandbox::enter(sandbox::Kind::Link);
         let Err(error) = self.try_run(config);
         self.tell(LinkEvent::Lost(error));
     }
@@ -236,6 +238,7 @@ struct Writer {
 impl Writer {
     /// Writes until the link is dropped or fails.
     fn run(mut self) {
+        sandbox::enter(sandbox::Kind::LinkWriter);
         while let Ok(mut frames) = self.to_write.recv() {
             let length = frames.len();
             if let Err(error) = self.stream.write_all(&frames) {

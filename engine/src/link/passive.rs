@@ -23,6 +23,7 @@ use kemari_vmm::{GuestRam, MachineState};
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::clock;
 use crate::conductor::Input;
+use crate::sandbox;
 
 /// What the listener tells the conductor.
 #[derive(Debug)]
@@ -202,6 +203,7 @@ struct Server {
 
 impl Server {
     fn run(&self, listener: &TcpListener) {
+        sandbox::enter(sandbox::Kind::Passive);
         loop {
             match listener.accept() {
                 Ok((stream, caller)) => {

@@ -10,12 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use kemari_api::Generation;
-use kemari_api::config::ConsoleSink;
 use kemari_replication::OutputKind;
 
 use super::InputSlot;
-use super::console_outlet::{Origin, Outlet};
+use super::console_outlet::{Origin, Outlet, Sink};
 use super::gate::{Job, Outputs};
+use crate::sandbox;
 
 /// Between two attempts at a sink that cannot be opened.
 const RETRY: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Starts the thread.
 pub fn start(
     outputs: Arc<Outputs>,
-    sink: ConsoleSink,
+    sink: Sink,
     origin: Origin,
     input: InputSlot,
 ) -> io::Result<()> {
@@ -41,7 +41,7 @@ pub fn start(
 }
 
 struct Carrier {
-    sink: ConsoleSink,
+    sink: Sink,
     origin: Origin,
     input: InputSlot,
     open: Option<(Generation, Outlet)>,
@@ -50,6 +50,7 @@ struct Carrier {
 
 impl Carrier {
     fn run(mut self, outputs: &Outputs) {
+        sandbox::enter(sandbox::Kind::Outputs);
         loop {
             let job = outputs.next();
             match self.carry(&job, outputs) {

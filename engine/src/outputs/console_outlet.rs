@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An open console sink: a file, or a stream that speaks the console stream protocol.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use kemari_api::config::ConsoleSink;
 use kemari_api::{Generation, NodeName, VmName};
 
 use super::InputSlot;
+use crate::sandbox;
 
 /// A stream that takes nothing for this long is opened anew.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,6 +22,40 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A serial port that is full is offered input again after this time.
 const INPUT_RETRY: Duration = Duration::from_millis(10);
+
+/// Where the console goes, ready to be opened by an engine that can open no files any more.
+#[derive(Debug)]
+pub struct Sink {
+    to: ConsoleSink,
+    file: Option<File>,
+}
+
+impl Sink {
+    /// Opens what is a file; streams are opened when there is output.
+    pub fn prepare(to: ConsoleSink) -> Self {
+        let file = match &to {
+            ConsoleSink::File(path) => match append_to(path) {
+                Ok(file) => Some(file),
+                Err(error) => {
+                    tracing::warn!(sink = %to, %error, "cannot open the console's file now");
+                    None
+                }
+            },
+            ConsoleSink::None | ConsoleSink::Unix(_) | ConsoleSink::Tcp(_) => None,
+        };
+        Self { to, file }
+    }
+}
+
+impl fmt::Display for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to.fmt(f)
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
 
 /// Somewhere bytes can be written.
 #[derive(Debug)]
@@ -46,7 +83,7 @@ impl Outlet {
     /// Opens a sink; a stream then carries bytes from `position` on, under `generation`, and what
     /// comes back on it is typed at the console.
     pub fn open(
-        sink: &ConsoleSink,
+        sink: &Sink,
         origin: &Origin,
         generation: Generation,
         position: u64,
@@ -56,13 +93,12 @@ impl Outlet {
             "KEMARI-CONSOLE 1 vm={} node={} generation={generation} position={position}\n",
             origin.vm, origin.node
         );
-        match sink {
+        match &sink.to {
             ConsoleSink::None => Ok(Self::Discard),
-            ConsoleSink::File(path) => OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .map(Self::File),
+            ConsoleSink::File(path) => match &sink.file {
+                Some(file) => file.try_clone().map(Self::File),
+                None => append_to(path).map(Self::File),
+            },
             ConsoleSink::Unix(path) => {
                 let mut stream = UnixStream::connect(path)?;
                 stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
@@ -118,6 +154,7 @@ fn forward_input(mut stream: impl Read + Send + 'static, input: InputSlot) -> io
     thread::Builder::new()
         .name("console-input".into())
         .spawn(move || {
+            sandbox::enter(sandbox::Kind::ConsoleInput);
             let mut buffer = [0; 256];
             while let Ok(length @ 1..) = stream.read(&mut buffer) {
                 type_all(&input, buffer.get(..length).unwrap_or_default());

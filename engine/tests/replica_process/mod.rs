@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An engine process of a test, and what is asked of it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +43,7 @@ pub struct Description<'a> {
 /// How an engine begins.
 enum Start<'a> {
     Replication,
+    With(&'a [&'a str]),
     Migration,
     Snapshot(&'a Path),
 }
@@ -74,6 +77,11 @@ impl ReplicaProcess {
         Self::start_from(node, "vm", description, &Start::Snapshot(snapshot))
     }
 
+    /// Starts an engine that waits, with more arguments.
+    pub fn start_with(node: &str, description: &Description<'_>, arguments: &[&str]) -> Self {
+        Self::start_from(node, "vm", description, &Start::With(arguments))
+    }
+
     fn start_from(node: &str, vm: &str, description: &Description<'_>, start: &Start<'_>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("kemari-test-")
@@ -81,13 +89,18 @@ impl ReplicaProcess {
             .unwrap()
             .keep();
         let port = free_port();
+        // Where the sandbox's user may read it, wherever the tests are built.
+        let kernel = directory.join("kernel");
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+        std::fs::copy(description.kernel, &kernel).unwrap();
+        std::fs::set_permissions(&kernel, Permissions::from_mode(0o644)).unwrap();
         let config = directory.join("vm.toml");
         let text = format!(
             "[vm]\nname = {vm:?}\nmemory_mib = {}\n[boot]\nkernel = {:?}\ncmdline = {:?}\n\
-             [console]\noutput = {:?}\n[replication]\nport = {port}\n{}\n\
+             [console]\noutput = {:?}\n[sandbox]\nuser = \"nobody\"\n[replication]\nport = {port}\n{}\n\
              [replication.addresses]\n{node} = \"127.0.0.1\"\n",
             description.memory_mib,
-            description.kernel,
+            kernel,
             description.cmdline,
             description.console,
             description.replication
@@ -98,6 +111,9 @@ impl ReplicaProcess {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kemari-engine"));
         match start {
             Start::Replication => command.args(["run", "--incoming", &address]),
+            Start::With(arguments) => command
+                .args(["run", "--incoming", &address])
+                .args(*arguments),
             Start::Migration => {
                 let address = address.replace("kemari:", "");
                 command.args(["run", "--incoming", &address])

@@ -2,6 +2,7 @@
 //! What KVM on this host can do, asked once per machine.
 
 use std::fs::File;
+use std::sync::OnceLock;
 
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::errno;
@@ -64,9 +65,23 @@ impl Host {
     }
 }
 
-/// Opens `/dev/kvm`, with the remedy where that fails for a usual reason.
-pub(crate) fn open_kvm() -> Result<Kvm, CreateMachineError> {
-    Kvm::new().map_err(why_not_opened)
+/// `/dev/kvm`, opened at the first use and kept: a process that has given up its rights since then
+/// still makes machines. Fails with the remedy where there is a usual reason.
+pub(crate) fn open_kvm() -> Result<&'static Kvm, CreateMachineError> {
+    static KVM: OnceLock<Kvm> = OnceLock::new();
+    if let Some(kvm) = KVM.get() {
+        return Ok(kvm);
+    }
+    let kvm = Kvm::new().map_err(why_not_opened)?;
+    Ok(KVM.get_or_init(|| kvm))
+}
+
+/// Opens `/dev/kvm` for all machines that this process will make, before it gives up its rights.
+///
+/// # Errors
+/// KVM is absent or not permitted.
+pub fn hold_kvm() -> Result<(), CreateMachineError> {
+    open_kvm().map(drop)
 }
 
 fn why_not_opened(error: errno::Error) -> CreateMachineError {

@@ -79,8 +79,9 @@
 //! frequency: later issues. Outputs, epochs, transport: `kemari-replication` and `kemari-engine`.
 //!
 //! Unsafe code is in small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
-//! (`vcpu::kick`), where memory is placed (`memory::placement`) and the two places that make promises
-//! to them (`dirty::calls`, `vcpu`); the ioctls of disks and network interfaces (`backend::ioctl`) and the one place where requests enter io_uring
+//! (`vcpu::kick`), the handler of SIGSYS (`forbidden`), where memory is placed (`memory::placement`)
+//! and the two places that make promises to them (`dirty::calls`, `vcpu`); the ioctls of disks and
+//! network interfaces (`backend::ioctl`) and the one place where requests enter io_uring
 //! (`backend::disk::uring`).
 
 pub mod backend;
@@ -93,6 +94,7 @@ mod dirty_log;
 mod error;
 mod event;
 mod fingerprint;
+mod forbidden;
 mod gate;
 mod host;
 mod machine;
@@ -102,6 +104,7 @@ mod pci;
 mod ram;
 mod state;
 mod sys;
+mod thread_hook;
 mod vcpu;
 mod virtio;
 
@@ -118,12 +121,14 @@ pub use dirty::{DirtyPages, PAGE_SIZE, PageIndex};
 pub use error::{CreateMachineError, DirtyLogError, PauseError, RestoreError, SaveError};
 pub use event::{ConsoleOutput, GuestEvent};
 pub use fingerprint::MachineFingerprint;
+pub use forbidden::report_forbidden_calls;
 pub use gate::RunGate;
-pub use host::kvm_is_usable;
+pub use host::{hold_kvm, kvm_is_usable};
 pub use machine::Machine;
 pub use memory::{HugePages, MapMemoryError, MemoryLock, MemoryOptions, NumaNode, PoolPage};
 pub use ram::{GuestRam, PageAccessError};
 pub use state::{
     DecodeStateError, MAX_STATE_BYTES, MachineState, STATE_VERSION, VcpuState, VmState,
 };
+pub use thread_hook::{ThreadHook, ThreadKind};
 pub use virtio::state::WrongDeviceState;

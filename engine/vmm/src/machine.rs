@@ -66,19 +66,25 @@ impl Machine {
         events: Sender<GuestEvent>,
     ) -> Result<Self, CreateMachineError> {
         let kvm = host::open_kvm()?;
-        host::check_capabilities(&kvm)?;
-        host::check_vcpus(&kvm, config.vcpus)?;
-        let cpuid = cpuid::of_host(&kvm, config.cpu, config.vcpus)?;
+        host::check_capabilities(kvm)?;
+        host::check_vcpus(kvm, config.vcpus)?;
+        let cpuid = cpuid::of_host(kvm, config.cpu, config.vcpus)?;
         memory::check_address_bits(config.memory, memory::address_bits(&cpuid))?;
         let ram = GuestRam::with_options(config.memory, &config.memory_options)?;
-        let vm = Arc::new(create_vm(&kvm)?);
+        let vm = Arc::new(create_vm(kvm)?);
         let dirty_log = DirtyLog::new(Arc::clone(&vm), ram.clone(), config.dirty_tracking)?;
         let boot_vcpu = create_vcpu(&vm, &cpuid, VcpuIndex::BOOT)?;
         // Before the other vCPUs: the probe plays with the time-stamp counter.
-        let host = Arc::new(Host::probe(&kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);
+        let host = Arc::new(Host::probe(kvm, &vm, &boot_vcpu, config.cpu, cpuid)?);
         let platform: Arc<dyn Platform> = Arc::new(KvmPlatform(Arc::clone(&vm)));
-        let fleet = Fleet::new(backends.devices(&config, &ram), ram.mapping(), &platform)
-            .map_err(CreateMachineError::Devices)?;
+        let hook = backends.thread_hook.clone();
+        let fleet = Fleet::new(
+            backends.devices(&config, &ram),
+            ram.mapping(),
+            &platform,
+            &hook,
+        )
+        .map_err(CreateMachineError::Devices)?;
         let console = backends.serial;
         let devices = Arc::new(Mutex::new(Devices::new(&vm, fleet.bus())));
         let outside = Outside {
@@ -87,6 +93,7 @@ impl Machine {
             console,
             events,
             rings: dirty_log.rings(),
+            hook,
         };
         let vcpus = create_all_vcpus(&vm, boot_vcpu, &host, config.vcpus)?;
         vcpus.iter().try_for_each(|vcpu| dirty_log.add_vcpu(vcpu))?;

@@ -9,6 +9,7 @@ use crate::backend::ConsoleBackend;
 use crate::config::{MachineConfig, Presence};
 use crate::event::ConsoleOutput;
 use crate::ram::GuestRam;
+use crate::thread_hook::ThreadHook;
 use crate::virtio::Device;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::block::Block;
@@ -26,6 +27,8 @@ pub struct Backends {
     pub networks: Vec<NetworkAttachment>,
     /// Its disks.
     pub disks: Vec<DiskAttachment>,
+    /// What each of the machine's threads does first.
+    pub thread_hook: ThreadHook,
 }
 
 /// A disk of the machine. Replicas must agree on its serial and on everything in its geometry.
@@ -63,6 +66,7 @@ impl Backends {
             console: None,
             networks: Vec::new(),
             disks: Vec::new(),
+            thread_hook: ThreadHook::default(),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::event::{ConsoleOutput, GuestEvent};
 use crate::gate::Gate;
 use crate::host::Host;
 use crate::state::{VcpuState, tsc};
+use crate::thread_hook::{ThreadHook, ThreadKind};
 
 /// How long a vCPU may take to leave the guest before it is called stuck. Usually tens of
 /// microseconds; a host that swaps may need seconds.
@@ -37,6 +38,7 @@ pub(crate) struct Outside {
     pub(crate) events: Sender<GuestEvent>,
     /// Where dirty pages are tracked by rings.
     pub(crate) rings: Option<Arc<DirtyRings>>,
+    pub(crate) hook: ThreadHook,
 }
 
 /// Who reads and writes the vCPUs' states.
@@ -88,6 +90,7 @@ impl Vcpus {
             console_order: Mutex::new(()),
             rings: outside.rings,
         });
+        let hook = outside.hook;
         let mut all = Self {
             count,
             share: Share::on_this_host(count),
@@ -105,9 +108,13 @@ impl Vcpus {
                 vcpu: Arc::clone(vcpu),
                 shared: Arc::clone(&shared),
             };
+            let hook = hook.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(|| body.run())
+                .spawn(move || {
+                    hook.begin(ThreadKind::Vcpu);
+                    body.run();
+                })
                 .map_err(CreateMachineError::Thread)?;
             all.threads.push(thread);
         }

@@ -15,6 +15,7 @@ use crate::pci::PciFunction;
 use crate::pci::config_space::{COMMAND, COMMAND_MEMORY};
 use crate::pci::msix::tests::Recorder;
 use crate::ram::{GuestRam, Mapping};
+use crate::thread_hook::ThreadHook;
 
 const STATUS: u64 = 0x14;
 const DOORBELLS: u64 = 0x3000;
@@ -91,7 +92,7 @@ impl Driver {
         let function =
             VirtioFunction::new(device, 1, Arc::clone(&memory), recorder.clone()).unwrap();
         let function = Arc::new(function);
-        let worker = Worker::start(Arc::clone(&function)).unwrap();
+        let worker = Worker::start(Arc::clone(&function), ThreadHook::default()).unwrap();
         Self {
             worker: Some(worker),
             function,

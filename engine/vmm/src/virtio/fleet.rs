@@ -9,6 +9,7 @@ use super::transport::VirtioFunction;
 use super::worker::Worker;
 use crate::pci::{PciBus, PciFunction, Platform};
 use crate::ram::Mapping;
+use crate::thread_hook::ThreadHook;
 
 /// The devices in the order of their slots, from slot 1 on.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ impl Fleet {
         devices: Vec<Box<dyn Device>>,
         memory: &Mapping,
         platform: &Arc<dyn Platform>,
+        hook: &ThreadHook,
     ) -> std::io::Result<Self> {
         let memory = Arc::new(memory.clone());
         let functions = devices
@@ -40,7 +42,7 @@ impl Fleet {
             .collect::<std::io::Result<Vec<_>>>()?;
         let workers = functions
             .iter()
-            .map(|function| Worker::start(Arc::clone(function)))
+            .map(|function| Worker::start(Arc::clone(function), hook.clone()))
             .collect::<std::io::Result<_>>()?;
         let on_bus = functions
             .iter()

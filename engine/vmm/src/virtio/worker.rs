@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Wake;
 use super::transport::VirtioFunction;
+use crate::thread_hook::{ThreadHook, ThreadKind};
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 16;
@@ -91,13 +92,16 @@ impl Worker {
     ///
     /// # Errors
     /// The system has no more threads or descriptors.
-    pub(crate) fn start(function: Arc<VirtioFunction>) -> std::io::Result<Self> {
+    pub(crate) fn start(function: Arc<VirtioFunction>, hook: ThreadHook) -> std::io::Result<Self> {
         let epoll = watch(&function)?;
         let thread = std::thread::Builder::new()
             .name(function.thread_name())
             .spawn({
                 let function = Arc::clone(&function);
-                move || run(&function, &epoll)
+                move || {
+                    hook.begin(ThreadKind::Device);
+                    run(&function, &epoll);
+                }
             })?;
         Ok(Self {
             function,
