@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -28,6 +28,8 @@ pub const PASSWORD: &str = "debian";
 
 /// The image's size; the file is sparse.
 const SIZE_MIB: u32 = 4096;
+/// How long an image is kept that no test asked for.
+const UNUSED: Duration = Duration::from_secs(3 * 24 * 3600);
 /// Where the partition of the other variant begins.
 const PARTITION_AT_MIB: u32 = 1;
 
@@ -139,6 +141,8 @@ impl DebianGuest {
 }
 
 fn build(into: &Path) -> Result<()> {
+    // Every change of the recipe makes another image, and images are large.
+    cache::forget("debian-guest", UNUSED)?;
     eprintln!("debian-guest: building a Debian {SUITE} server, some minutes, once per machine");
     let begin = Instant::now();
     let tree = into.join("tree");

@@ -22,6 +22,15 @@ use super::channel::{self, Channel};
 use super::{BRIDGE, NodeNetwork, disks};
 use crate::supervisor::Supervisor;
 
+/// Everything QEMU can emulate, but for:
+/// * five levels of page tables, which only make every translation longer;
+/// * XSAVE. QEMU 7.2 emulates XSETBV without telling the hypervisor (seen with the tracepoint kvm_exit): KVM then believes that the
+///   guest's XCR0 is 1, and what the guest's kernel saves of its processes' registers is not what they use. Without XSAVE
+///   there is no XCR0;
+/// * what must not be used without XSAVE, and is by drivers that do not ask (Linux 6.1, aesni_intel).
+const TCG_CPU: &str = "max,la57=off,xsave=off,xsaveopt=off,xgetbv1=off,avx=off,avx2=off,f16c=off,fma=off,vaes=off,\
+    vpclmulqdq=off,mpx=off,pku=off";
+
 /// How QEMU executes the machine's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceleration {
@@ -64,15 +73,7 @@ impl Acceleration {
 
     fn arguments(self) -> [&'static str; 4] {
         match self {
-            // Five levels of page tables only make every translation longer. QEMU 7.2 emulates XSETBV without telling the
-            // hypervisor (seen with the tracepoint kvm_exit): KVM then believes that the guest's XCR0 is 1, and what the
-            // guest's kernel saves of its processes' registers is not what they use. Without XSAVE there is no XCR0.
-            Self::Tcg => [
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max,la57=off,xsave=off",
-            ],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", TCG_CPU],
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
         }
     }

@@ -108,8 +108,8 @@ pub fn remembers(guest: &ServerGuest<'_>, held: &mut Vec<u32>, narrator: &Narrat
 /// # Errors
 /// When that is not so.
 pub fn is_sound(guest: &ServerGuest<'_>, narrator: &Narrator) -> Result<()> {
-    guest.fio_verify(8)?;
-    narrator.step("fio verified 8 MiB of random blocks");
+    guest.fio_verify(4)?;
+    narrator.step("fio verified 4 MiB of random blocks");
     narrator.step(format!("{:?}", guest.clock_report()?));
     guest.dmesg_clean()?;
     narrator.step("nothing alarming in the kernel log, no failed unit");
