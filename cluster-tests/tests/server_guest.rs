@@ -18,13 +18,13 @@ fn effort() -> Option<Effort> {
 }
 
 #[test]
+#[ignore = "the baseline, minutes more: make campaign-guest"]
 fn debian_serves_under_qemu() {
     let _turn = supervisor::turn().expect("tests run as root");
     scenario::whole(ServerVmm::Qemu, 1, 1, effort()).unwrap();
 }
 
 #[test]
-#[ignore = "the engine has no disks and network yet"]
 fn debian_serves_under_kemari() {
     let _turn = supervisor::turn().expect("tests run as root");
     scenario::whole(ServerVmm::Kemari, 1, 1, effort()).unwrap();
