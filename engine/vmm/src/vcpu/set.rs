@@ -355,8 +355,6 @@ mod tests {
                 let saved = machine.vcpus().save().unwrap();
                 assert_eq!(ids(&saved), [100, 101, 102, 103, 104, 105]);
             }
-            machine.resume();
-            machine.pause().unwrap();
         }
     }
 }
