@@ -35,6 +35,8 @@ enum Purpose {
     Demote(oneshot::Sender<Answer>),
     /// Another engine goes on with the guest.
     Migrate,
+    /// The other engine was given the right to run; it closes the connection when it has heard.
+    Left,
     PowerOff,
     /// Powered off, and the peer was told; its answer is waited for, since a peer that has not
     /// heard would go on with the guest when this process ends.
@@ -60,6 +62,20 @@ impl Finish {
         }
     }
 
+    /// The guest has left.
+    pub fn left() -> Self {
+        Self {
+            purpose: Purpose::Left,
+            last: None,
+            deadline: clock::now() + DISSOLVE,
+        }
+    }
+
+    /// Whether the guest has left.
+    pub fn has_left(&self) -> bool {
+        matches!(self.purpose, Purpose::Left)
+    }
+
     /// The guest is off.
     pub fn power_off() -> Self {
         Self {
@@ -71,7 +87,7 @@ impl Finish {
 
     /// The session said goodbye: nothing may be sent on it any more.
     pub fn has_said_goodbye(&self) -> bool {
-        matches!(self.purpose, Purpose::Dissolve)
+        matches!(self.purpose, Purpose::Dissolve | Purpose::Left)
     }
 
     /// When waiting ends.
@@ -130,7 +146,7 @@ impl Conductor {
         let Some(finish) = &self.finish else { return };
         let somebody_listens = match finish.purpose {
             // In sync it is only with the commit that is waited for.
-            Purpose::Migrate => matches!(self.link, LinkState::Up(_)),
+            Purpose::Migrate | Purpose::Left => matches!(self.link, LinkState::Up(_)),
             _ => self.is_paired(),
         };
         if clock::now() >= finish.deadline || !somebody_listens {
@@ -185,6 +201,7 @@ impl Conductor {
                 let _ = reply.send(answer);
             }
             Purpose::Migrate => self.migrated(handed_over),
+            Purpose::Left => self.end_after_migration(),
             Purpose::PowerOff | Purpose::Dissolve => self.end = Some(End::PowerOff),
         }
     }

@@ -17,7 +17,8 @@ use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::wire::Goodbye;
 use tokio::sync::oneshot;
 
-use super::{Answer, Conductor, Refusal};
+use super::finish::Finish;
+use super::{Answer, Conductor, End, Refusal};
 use crate::clock;
 use crate::record::Kind;
 
@@ -102,9 +103,17 @@ impl Conductor {
             stopped_us = blackout.as_micros(), sent_bytes = self.statistics.figures().sent_bytes,
             "migrated: the guest goes on there"
         );
-        let answer = self.become_waiting(&format!("migrated to {peer}; waiting"));
-        self.publish();
-        migration.answer(answer);
+        self.detail = format!("migrated to {peer}");
+        self.migration = Some(migration);
+        self.finish = Some(Finish::left());
+    }
+
+    /// The other engine has heard that the guest is its own: this one has nothing left to do.
+    pub(super) fn end_after_migration(&mut self) {
+        if let Some(migration) = self.migration.take() {
+            migration.answer(Ok(()));
+        }
+        self.end = Some(End::Quit);
     }
 
     /// Nothing was committed there, so the guest is still only ours.

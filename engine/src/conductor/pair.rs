@@ -531,6 +531,9 @@ impl Conductor {
             return;
         };
         self.link = LinkState::None;
+        if self.finish.as_ref().is_some_and(Finish::has_left) {
+            return self.finish_if_possible();
+        }
         self.progress.session_sent = false;
         self.statistics.copying(false);
         self.statistics.link_failed(Some(error.to_string()));
