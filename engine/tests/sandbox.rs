@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use kemari_api::replica::Promotion;
 use kemari_cluster_tests::guests;
+use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
 use replica_process::{Description, PATIENCE, ReplicaProcess};
@@ -111,4 +112,44 @@ fn without_the_sandbox_the_engine_says_so_once_and_keeps_its_rights() {
         assert_eq!(field(&status, "Seccomp"), "0", "{name}");
     }
     assert_eq!(engine.log().matches("The sandbox is off").count(), 1);
+}
+
+/// An engine that listens, as its peer.
+fn waiting() -> ReplicaProcess {
+    ReplicaProcess::start(
+        "b",
+        &Description {
+            memory_mib: 64,
+            kernel: guests::ledger(),
+            cmdline: "",
+            console: "none",
+            replication: "",
+        },
+    )
+}
+
+#[test]
+fn a_sandboxed_engine_finds_its_peer_by_name() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let (engine, _outside, _) = running(&[]);
+    let peer = waiting();
+    engine.migrate(&peer.address.replace("127.0.0.1", "localhost"));
+    engine.wait("a pair in sync", |status| status.in_sync);
+}
+
+#[test]
+fn a_sandboxed_engine_says_why_a_name_is_none_and_ends_in_good_order() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let (mut engine, _outside, _) = running(&[]);
+    let unknown = engine
+        .monitor("migrate kemari:tcp:no-such-host.invalid:4444")
+        .unwrap_err()
+        .to_string();
+    assert!(unknown.contains("no-such-host.invalid"), "{unknown}");
+    engine.signal(Signal::SIGTERM);
+    assert_eq!(engine.exit_status(), Some(0), "{}", engine.log());
 }

@@ -204,6 +204,8 @@ pub(super) const DISKS_AND_TAPS: &[Call] = &[
     any(c::SYS_fallocate),
     any(c::SYS_lseek),
     any(c::SYS_io_uring_enter),
+    // The lock goes with the disk.
+    only(c::SYS_fcntl, 1, c::F_OFD_SETLK.cast_unsigned()),
     ioctl(BLKDISCARD),
     ioctl(BLKZEROOUT),
     ioctl(TUNSETOFFLOAD),

@@ -6,6 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use kemari_vmm::backend::{
+    DiscardPolicy, DiskBackend, DiskOptions, DiskRequest, IoEngine, NetworkBackend,
+    PACKET_BYTES_MAX, PACKET_HEADER_BYTES, RawDisk, Tap, TapOptions, Unmap,
+};
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
@@ -68,16 +72,102 @@ fn in_a_process_of_its_own() {
     let act = act.to_owned();
     let thread = std::thread::Builder::new().name("probe".into());
     let probe = thread.spawn(move || {
-        let bell = EventFd::from_value(1).unwrap();
+        let opened = Opened::new();
         enter(kind);
-        perform(&act, &bell);
+        perform(&act, opened);
         eprintln!("{SURVIVED}");
     });
     probe.unwrap().join().unwrap();
 }
 
-fn perform(act: &str, bell: &EventFd) {
+/// What is open before the thread is confined.
+struct Opened {
+    bell: EventFd,
+    disks: [RawDisk; 2],
+    taps: Option<Tap>,
+}
+
+impl Opened {
+    fn new() -> Self {
+        let disk = |engine| {
+            let options = DiskOptions {
+                read_only: false,
+                direct: false,
+                discard: DiscardPolicy::FreeSpace,
+                engine,
+            };
+            let copy = tempfile::NamedTempFile::new().unwrap();
+            copy.as_file().set_len(1 << 20).unwrap();
+            RawDisk::open(copy.path(), options).unwrap()
+        };
+        let name = format!("kmt{}", std::process::id());
+        Self {
+            bell: EventFd::from_value(1).unwrap(),
+            disks: [disk(IoEngine::Auto), disk(IoEngine::Plain)],
+            // Only root makes one.
+            taps: Tap::open(&TapOptions {
+                name,
+                pairs: 2,
+                mtu: None,
+                bridge: None,
+            })
+            .ok(),
+        }
+    }
+}
+
+fn use_disk(mut disk: RawDisk) {
+    let requests = [
+        DiskRequest::Write {
+            offset: 4096,
+            buffer: vec![1; 8192],
+        },
+        DiskRequest::Flush,
+        DiskRequest::Read {
+            offset: 0,
+            buffer: vec![0; 16384],
+        },
+        DiskRequest::Discard {
+            offset: 4096,
+            length: 4096,
+        },
+        DiskRequest::WriteZeroes {
+            offset: 8192,
+            length: 4096,
+            unmap: Unmap::Forbidden,
+        },
+    ];
+    let mut done = Vec::new();
+    for (request, tag) in requests.into_iter().zip(0..) {
+        disk.submit(tag, request);
+        disk.drain().unwrap();
+        disk.completed(&mut done);
+    }
+    assert_eq!(done.len(), 5);
+    assert!(done.iter().all(|completion| completion.result.is_ok()));
+}
+
+fn use_tap(tap: Option<Tap>) {
+    let Some(mut tap) = tap else {
+        return;
+    };
+    tap.set_offloads(tap.offloads()).unwrap();
+    let mut packet = [0; PACKET_HEADER_BYTES + 60];
+    packet[PACKET_HEADER_BYTES..][..12].fill(0xff);
+    if tap.has_room() {
+        tap.transmit(&packet);
+    }
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
+    for pair in 0..tap.pairs() {
+        while tap.receive(pair, &mut buffer).unwrap().is_some() {}
+    }
+}
+
+fn perform(act: &str, opened: Opened) {
+    let bell = opened.bell;
     match act {
+        "use disks" => opened.disks.into_iter().for_each(use_disk),
+        "use a TAP" => use_tap(opened.taps),
         "live" => {
             std::thread::sleep(Duration::from_millis(1));
             let boxes: Vec<Box<[u8; 4096]>> = (0..1000).map(|_| Box::new([1; 4096])).collect();
@@ -91,10 +181,10 @@ fn perform(act: &str, bell: &EventFd) {
         }
         "start a vCPU" => std::thread::spawn(|| enter(Kind::Vcpu)).join().unwrap(),
         "start a process" => drop(Command::new("/bin/true").status()),
-        "change directory" => drop(nix::unistd::chdir("/")),
+        "change directory" => nix::unistd::chdir("/").unwrap(),
         "signal another" => {
             let other = nix::unistd::getppid();
-            drop(nix::sys::signal::kill(other, None));
+            let _ = nix::sys::signal::kill(other, None);
         }
         "listen" => drop(TcpListener::bind("127.0.0.1:0")),
         other => panic!("{other}"),
@@ -142,6 +232,8 @@ fn threads_that_face_the_guest_reach_nothing_by_name() {
     for kind in [Kind::Vcpu, Kind::Device] {
         survives(kind, "wait");
         survives(kind, "open");
+        survives(kind, "use disks");
+        survives(kind, "use a TAP");
         dies_of(kind, "listen");
         dies_of(kind, "signal another");
     }
