@@ -93,6 +93,9 @@ mod dirty_log;
 mod error;
 mod event;
 mod fingerprint;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod host;
 mod machine;
