@@ -13,6 +13,10 @@ BED_PACKAGES := mmdebstrap iproute2 util-linux procps qemu-system-x86 busybox-st
 	xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils
 
 CARGO ?= cargo
+# cargo-fuzz needs a compiler with unstable options.
+FUZZ_TOOLCHAIN ?= nightly
+FUZZ_SECONDS ?= 300
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard engine/fuzz/fuzz_targets/*.rs)))
 DEB_DIRECTORY := target/debian
 export KEMARI_DEB_DIRECTORY := $(abspath $(DEB_DIRECTORY))
 
@@ -43,6 +47,18 @@ lint: tools cargo-deny ## Check formatting, lints, licences and advisories
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) deny check licenses bans sources
+
+.PHONY: fuzz
+fuzz: cargo-fuzz ## Fuzz every target for FUZZ_SECONDS (300) each; the fuzzer stops at what it finds
+# What is fuzzed has the versions of what is shipped.
+	cp Cargo.lock engine/fuzz/Cargo.lock
+	for target in $(FUZZ_TARGETS); do \
+		echo "Fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		mkdir -p engine/fuzz/corpus/$$target; \
+		$(CARGO) +$(FUZZ_TOOLCHAIN) fuzz run --fuzz-dir engine/fuzz $$target engine/fuzz/corpus/$$target \
+			$$(ls -d engine/fuzz/seeds/$$target engine/*/fuzz-regressions/$$target 2>/dev/null) \
+			-- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
+	done
 
 .PHONY: bench
 bench: root package ## Measure failover and checkpoints; prints medians and p99 (a few minutes)
@@ -102,3 +118,12 @@ cargo-deny: tools
 	@$(CARGO) deny --version >/dev/null 2>&1 || { \
 		echo "Installing cargo-deny (checks licences and sources)"; \
 		$(CARGO) install --locked cargo-deny@0.20.2; }
+
+.PHONY: cargo-fuzz
+cargo-fuzz: tools
+	@$(CARGO) +$(FUZZ_TOOLCHAIN) --version >/dev/null 2>&1 || { \
+		echo "Installing Rust's $(FUZZ_TOOLCHAIN) (compiles with coverage for fuzzing)"; \
+		rustup toolchain install --profile minimal $(FUZZ_TOOLCHAIN); }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { \
+		echo "Installing cargo-fuzz (runs libFuzzer)"; \
+		$(CARGO) install --locked cargo-fuzz@0.13.2; }

@@ -41,6 +41,9 @@ mod bls;
 mod choice;
 mod error;
 mod find;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod glob;
 mod grub;
 mod image;

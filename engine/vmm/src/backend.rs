@@ -11,7 +11,7 @@ mod attached;
 mod console;
 mod disk;
 mod disk_serial;
-mod doorbell;
+pub(crate) mod doorbell;
 mod flow;
 mod ioctl;
 mod mac;

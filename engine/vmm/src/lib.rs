@@ -95,6 +95,9 @@ mod error;
 mod event;
 mod fingerprint;
 mod forbidden;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod host;
 mod machine;

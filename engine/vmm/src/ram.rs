@@ -64,6 +64,23 @@ impl GuestRam {
         })
     }
 
+    /// Memory of these parts, each with start and length in whole pages: for fuzzing, where the least
+    /// that a machine has is too much to look at after each step.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of_parts(
+        parts: &[(u64, usize)],
+    ) -> Result<Self, vm_memory::mmap::FromRangesError> {
+        let ranges: Vec<_> = parts
+            .iter()
+            .map(|(start, length)| (GuestAddress(*start), *length))
+            .collect();
+        let pages: usize = parts.iter().map(|(_, length)| length / PAGE_SIZE).sum();
+        Ok(Self {
+            mapping: Mapping::from_ranges(&ranges)?,
+            page_count: u64::try_from(pages).unwrap_or(u64::MAX),
+        })
+    }
+
     /// Number of pages.
     #[must_use]
     pub fn page_count(&self) -> u64 {

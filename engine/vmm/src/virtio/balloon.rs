@@ -26,6 +26,8 @@ const QUEUE_SIZE: u16 = 128;
 const BATCH: usize = 8;
 /// Page numbers taken from one chain at most, what Linux puts into one.
 const NUMBERS_MAX: usize = 256;
+/// Ranges taken from one chain at most, what Linux puts into one (`PAGE_REPORTING_CAPACITY`).
+const RANGES_MAX: usize = 32;
 
 const DEFLATE_ON_OOM: u64 = 1 << 2;
 const PAGE_REPORTING: u64 = 1 << 5;
@@ -86,17 +88,23 @@ impl Balloon {
         Ok(())
     }
 
-    /// The guest's descriptors are the free ranges themselves.
+    /// The guest's descriptors are the free ranges themselves. Each byte of memory is free once, so a
+    /// chain that says more is not obeyed to its end: that could take for ever.
     fn report(&mut self, chain: Chain) {
-        for range in chain {
-            self.give_back(range.addr(), u64::from(range.len()));
+        let mut left = self.ram.page_count() * PAGE_SIZE as u64;
+        for range in chain.take(RANGES_MAX) {
+            let length = u64::from(range.len()).min(left);
+            self.give_back(range.addr(), length);
+            left -= length;
         }
     }
 
     /// Only whole pages inside guest memory; anything else the guest names is none of its own.
     fn give_back(&mut self, address: GuestAddress, length: u64) {
         let page = PAGE_SIZE as u64;
-        let start = address.raw_value().next_multiple_of(page);
+        let Some(start) = address.raw_value().checked_next_multiple_of(page) else {
+            return;
+        };
         let end = address.raw_value().saturating_add(length) / page * page;
         if start >= end {
             return;
@@ -243,7 +251,8 @@ mod tests {
         let odd = range(10_000 * 4096 + 1, 3 * 4096);
         let outside = range(u64::MAX - 4096, 4096);
         let beyond = range(64 << 20, 1 << 20);
-        let head = driver.submit_raw(REPORTING, &[odd, outside, beyond]);
+        let last = range(u64::MAX - 100, 50);
+        let head = driver.submit_raw(REPORTING, &[odd, outside, beyond, last]);
         driver.ring(REPORTING);
         assert_eq!(driver.used(REPORTING), (head, 0));
         let first = |page| {

@@ -107,6 +107,11 @@ impl MemoryDiskControl {
         self.0.lock().failures.push_back(kind);
     }
 
+    /// No request fails any more.
+    pub fn heal(&self) {
+        self.0.lock().failures.clear();
+    }
+
     /// Flushes done so far.
     #[must_use]
     pub fn flushes(&self) -> u64 {
