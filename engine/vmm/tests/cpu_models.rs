@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use common::{Bench, Recorder, copy_memory, guests};
+use kemari_vmm::backend::Backends;
 use kemari_vmm::{CpuModel, CreateMachineError, Machine, MachineConfig};
 
 fn with_cpu(kernel: &Path, cpu: CpuModel) -> MachineConfig {
@@ -20,7 +21,7 @@ fn with_cpu(kernel: &Path, cpu: CpuModel) -> MachineConfig {
 /// The name of the feature that keeps this host from giving guests such a CPU.
 fn missing(cpu: CpuModel) -> Option<&'static str> {
     let config = with_cpu(Path::new("/nonexistent"), cpu);
-    match Machine::new(config, Recorder::new(), mpsc::channel().0) {
+    match Machine::new(config, Backends::new(Recorder::new()), mpsc::channel().0) {
         Ok(_) => None,
         Err(CreateMachineError::CpuModel { model, feature }) => {
             assert_eq!(model, cpu);

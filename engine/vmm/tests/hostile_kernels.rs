@@ -5,8 +5,10 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::guests;
-use kemari_vmm::{BootError, BootFile, BootSource, MachineConfig, MemorySize, check_boot};
+use kemari_vmm::{BootError, BootFile, BootSource, MachineConfig, check_boot};
 use proptest::prelude::*;
 
 const SETUP_SECTORS: usize = 0x1f1;
@@ -35,12 +37,12 @@ fn bzimage() -> Vec<u8> {
 
 fn config(kernel: Vec<u8>) -> MachineConfig {
     MachineConfig {
-        memory: MemorySize::from_mib(16).unwrap(),
         boot: BootSource {
             kernel: BootFile::from_bytes("the kernel", kernel),
             initrd: Some(BootFile::from_bytes("the initrd", vec![7; 5000])),
             cmdline: "quiet".to_owned(),
         },
+        ..common::config(Path::new("/nonexistent"), "", 16)
     }
 }
 

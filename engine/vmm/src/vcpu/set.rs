@@ -247,8 +247,11 @@ fn lock(vcpu: &SharedVcpu) -> MutexGuard<'_, VcpuFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{BootSource, CpuModel, MachineConfig, MemorySize};
+    use crate::backend::Backends;
+    use crate::config::{BootSource, CpuModel, MachineConfig, MemorySize, Presence};
+    use crate::dirty::tracking::DirtyTracking;
     use crate::machine::Machine;
+    use crate::memory::MemoryOptions;
 
     struct Silent;
 
@@ -271,13 +274,18 @@ mod tests {
             memory: MemorySize::from_mib(16).unwrap(),
             vcpus: VcpuCount::new(6).unwrap(),
             cpu: CpuModel::Host,
+            memory_options: MemoryOptions::default(),
+            dirty_tracking: DirtyTracking::Auto,
+            rng: Presence::Absent,
+            balloon: None,
             boot: BootSource {
                 kernel: "/nonexistent".into(),
                 initrd: None,
                 cmdline: String::new(),
             },
         };
-        let mut machine = Machine::new(config, Arc::new(Silent), mpsc::channel().0).unwrap();
+        let mut machine =
+            Machine::new(config, Backends::new(Arc::new(Silent)), mpsc::channel().0).unwrap();
         let ids = |states: &[VcpuState]| -> Vec<u64> {
             states.iter().map(|state| state.regs.rax).collect()
         };
