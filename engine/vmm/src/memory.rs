@@ -14,10 +14,11 @@ mod host;
 mod options;
 mod placement;
 mod untouched;
+mod written;
 
 use std::io;
 
-use vm_memory::bitmap::{AtomicBitmap, Bitmap, NewBitmap};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::{FromRangesError, MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
@@ -28,7 +29,10 @@ pub(crate) use host::address_bits;
 pub use options::{HugePages, MemoryLock, MemoryOptions, NumaNode, PoolPage};
 use placement::{Advice, LockWhen};
 
-type Region = MmapRegion<AtomicBitmap>;
+pub(crate) use written::WrittenPages;
+
+/// A mapped part of guest memory.
+type Region = MmapRegion<WrittenPages>;
 
 /// What huge pages of x86-64 begin at a multiple of.
 const ALIGNMENT: usize = 2 << 20;
@@ -74,7 +78,7 @@ enum Failed {
 fn map_regions(
     size: MemorySize,
     options: &MemoryOptions,
-) -> Result<Vec<GuestRegionMmap<AtomicBitmap>>, Failed> {
+) -> Result<Vec<GuestRegionMmap<WrittenPages>>, Failed> {
     let mut regions = Vec::new();
     for (start, length) in ram_ranges(size) {
         let region = map_region(size, length, options)?;
@@ -181,7 +185,7 @@ fn excess<B: Bitmap>(region: &MmapRegion<B>) -> usize {
 }
 
 fn map_bytes(bytes: usize, flags: i32) -> Result<Region, MmapRegionError> {
-    MmapRegionBuilder::new_with_bitmap(bytes, AtomicBitmap::with_len(bytes))
+    MmapRegionBuilder::new_with_bitmap(bytes, WrittenPages::none(bytes))
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | flags)
         .with_hugetlbfs(flags & libc::MAP_HUGETLB != 0)

@@ -8,7 +8,7 @@
 //! the kernel write.
 
 use thiserror::Error;
-use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionMmap,
@@ -16,7 +16,7 @@ use vm_memory::{
 
 use crate::config::MemorySize;
 use crate::dirty::{DirtyPages, PAGE_SIZE, PageIndex};
-use crate::memory::{self, MapMemoryError, MemoryOptions};
+use crate::memory::{self, MapMemoryError, MemoryOptions, WrittenPages};
 use crate::sys;
 
 /// Guest-physical end of the low part of RAM.
@@ -25,7 +25,7 @@ pub(crate) const LOW_END: u64 = 3 << 30;
 pub(crate) const HIGH_START: u64 = 4 << 30;
 const LOW_PAGES: u64 = LOW_END / PAGE_SIZE as u64;
 
-pub(crate) type Mapping = GuestMemoryMmap<AtomicBitmap>;
+pub(crate) type Mapping = GuestMemoryMmap<WrittenPages>;
 
 /// An access to a page that guest memory does not have.
 #[derive(Debug, Error)]
@@ -151,15 +151,14 @@ impl GuestRam {
     /// Moves the pages this program wrote since the last call into `into`.
     pub(crate) fn take_written(&self, into: &mut DirtyPages) {
         for (first, region) in self.regions() {
-            let bitmap = (**region).bitmap().get_and_reset();
-            into.insert_bitmap(first, region.len() / PAGE_SIZE as u64, &bitmap);
+            (**region).bitmap().take(first, into);
         }
     }
 
     /// The contiguous parts of RAM, each with the index of its first page.
     pub(crate) fn regions(
         &self,
-    ) -> impl Iterator<Item = (PageIndex, &GuestRegionMmap<AtomicBitmap>)> {
+    ) -> impl Iterator<Item = (PageIndex, &GuestRegionMmap<WrittenPages>)> {
         self.mapping
             .iter()
             .map(|region| (page_of(region.start_addr()), region))

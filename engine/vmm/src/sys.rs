@@ -197,7 +197,7 @@ fn check(result: i32) -> Result<(), errno::Error> {
 
 /// Address of the mapping of a guest memory region, for KVM.
 pub(crate) fn host_address(
-    region: &vm_memory::GuestRegionMmap<vm_memory::bitmap::AtomicBitmap>,
+    region: &vm_memory::GuestRegionMmap<crate::memory::WrittenPages>,
 ) -> u64 {
     region.as_ptr() as u64
 }

@@ -6,9 +6,7 @@
 
 use std::io;
 
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::mmap::MmapRegion;
-
+use super::Region;
 use super::options::NumaNode;
 
 /// What `madvise` is told. Nothing here discards content.
@@ -45,13 +43,13 @@ pub(super) enum LockWhen {
     Now,
 }
 
-pub(super) fn advise(region: &MmapRegion<AtomicBitmap>, advice: Advice) -> io::Result<()> {
+pub(super) fn advise(region: &Region, advice: Advice) -> io::Result<()> {
     // SAFETY: `region` is a live mapping of this length, and no `Advice` discards or moves content.
     check(unsafe { libc::madvise(region.as_ptr().cast(), region.size(), advice.number()) })
 }
 
 /// Keeps the region's pages in the host's RAM.
-pub(super) fn lock(region: &MmapRegion<AtomicBitmap>, when: LockWhen) -> io::Result<()> {
+pub(super) fn lock(region: &Region, when: LockWhen) -> io::Result<()> {
     let flags = match when {
         LockWhen::OnFault => libc::MLOCK_ONFAULT,
         LockWhen::Now => 0,
@@ -61,7 +59,7 @@ pub(super) fn lock(region: &MmapRegion<AtomicBitmap>, when: LockWhen) -> io::Res
 }
 
 /// Lets the region's pages come from `node` only (`mbind(2)`, `MPOL_BIND`).
-pub(super) fn bind(region: &MmapRegion<AtomicBitmap>, node: NumaNode) -> io::Result<()> {
+pub(super) fn bind(region: &Region, node: NumaNode) -> io::Result<()> {
     let too_large = || io::Error::from_raw_os_error(libc::EINVAL);
     let index = usize::try_from(node.0).map_err(|_| too_large())?;
     let mut mask = [0u64; MAX_NODES / 64];

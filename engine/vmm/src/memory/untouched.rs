@@ -13,9 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::mmap::MmapRegion;
-
+use super::Region;
 use crate::dirty::PAGE_SIZE;
 
 const ENTRY_BYTES: usize = 8;
@@ -25,7 +23,7 @@ const PAGES_AT_ONCE: usize = 8192;
 const TOUCHED: u64 = 0b11 << 62;
 
 /// One bit per page of `region`, set where it was never touched.
-pub(super) fn untouched_pages(region: &MmapRegion<AtomicBitmap>) -> io::Result<Vec<u64>> {
+pub(super) fn untouched_pages(region: &Region) -> io::Result<Vec<u64>> {
     let pagemap = File::open("/proc/self/pagemap")?;
     let first = region.as_ptr().addr() / PAGE_SIZE;
     let pages = region.size() / PAGE_SIZE;
