@@ -38,6 +38,10 @@ pub enum Request {
     RunSnapshot(Box<Held>, Generation),
     /// Write the guest to this file.
     SaveSnapshot(File, AfterSnapshot),
+    /// Ask the guest to do with this many MiB.
+    SetBalloon(u32),
+    /// How much memory the guest shall keep and has kept, in MiB.
+    Balloon(oneshot::Sender<Option<(u32, u32)>>),
     /// Press the guest's power button.
     PowerButton,
     /// Stop the guest's vCPU until [`Request::Continue`].

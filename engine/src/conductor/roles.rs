@@ -47,6 +47,11 @@ impl Conductor {
                     tracing::info!(vm = %self.config.vm.name, "pressing the guest's power button");
                     self.machine.press_power_button();
                 }),
+            Request::SetBalloon(mib) => self.set_balloon(mib),
+            Request::Balloon(tell) => {
+                let _ = tell.send(self.machine.balloon());
+                Ok(())
+            }
             Request::Stop => self.stop(),
             Request::Continue => self
                 .needs_active("only an active guest can go on")
@@ -80,6 +85,23 @@ impl Conductor {
                 known: self.generation,
             })
         }
+    }
+
+    fn set_balloon(&mut self, mib: u32) -> Answer {
+        self.needs_active("only an active guest has a balloon")?;
+        let memory = self.config.vm.memory_mib.get();
+        if self.machine.balloon().is_none() {
+            let told = "The machine has no balloon: set balloon.enabled in its description";
+            return Err(Refusal::Failed(told.into()));
+        }
+        if mib == 0 || mib > memory {
+            return Err(Refusal::Failed(format!(
+                "The guest cannot be left with {mib} MiB: give 1 to {memory}"
+            )));
+        }
+        self.machine.set_balloon(mib);
+        tracing::info!(vm = %self.config.vm.name, mib, "asked the guest to do with less memory");
+        Ok(())
     }
 
     fn stop(&mut self) -> Answer {

@@ -8,6 +8,7 @@ use kemari_api::config::ReplicationAddress;
 use kemari_api::replica::ReplicaStatus;
 use kemari_api::{Licence, Role};
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::conductor::{ConductorHandle, Refusal, Request};
@@ -17,6 +18,8 @@ migrate [-d] kemari:tcp:HOST:PORT  replicate this guest to a waiting engine (-d:
 migrate tcp:HOST:PORT              move this guest to an engine that waits with --incoming tcp:...
 info status                        role, licence, generation and epoch
 info migrate                       the replication in figures
+balloon MIB                        ask the guest to do with so much memory
+info balloon                       how much it shall keep and has kept
 stop                               stop the guest's CPU
 cont                               let the guest go on
 system_powerdown                   press the guest's power button
@@ -49,7 +52,17 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
         ["help" | "?"] => return Ok(HELP.to_owned()),
         ["info", "status"] => return Ok(status(&conductor.status())),
         ["info", "migrate"] => return Ok(migration(conductor)),
-        ["info", ..] => return Err(MonitorError::Usage("info status | info migrate")),
+        ["info", "balloon"] => return balloon(conductor).await,
+        ["balloon", mib] => match mib.parse() {
+            Ok(mib) => Request::SetBalloon(mib),
+            Err(_) => return Err(MonitorError::Usage("balloon MIB")),
+        },
+        ["balloon", ..] => return Err(MonitorError::Usage("balloon MIB")),
+        ["info", ..] => {
+            return Err(MonitorError::Usage(
+                "info status | info migrate | info balloon",
+            ));
+        }
         ["migrate", address] if address.starts_with("tcp:") => {
             let begun = clock::now();
             let address = parse(&format!("kemari:{address}"))?;
@@ -127,6 +140,17 @@ fn status(status: &ReplicaStatus) -> String {
         },
         status.detail,
     )
+}
+
+async fn balloon(conductor: &ConductorHandle) -> Result<String, MonitorError> {
+    let (tell, told) = oneshot::channel();
+    conductor.ask(Request::Balloon(tell)).await?;
+    Ok(match told.await {
+        Ok(Some((target, actual))) => {
+            format!("balloon: the guest keeps {actual} MiB, it shall keep {target} MiB\n")
+        }
+        _ => "balloon: none\n".to_owned(),
+    })
 }
 
 /// What a migration took, for whoever waited for it.

@@ -33,6 +33,9 @@ use crate::virtio::fleet::Fleet;
 
 /// Guest-physical home of KVM's three task-state pages, in the hole below 4 GiB.
 const TSS_ADDRESS: usize = 0xfffb_d000;
+/// Pages of a balloon in a MiB.
+const PAGES_PER_MIB: u32 = 256;
+
 /// A virtual machine. Dropping it ends its threads and frees everything.
 ///
 /// All calls are for one owner; the handles it gives out ([`GuestRam`], [`RunGate`], [`ConsoleInput`])
@@ -145,6 +148,28 @@ impl Machine {
         self.lock_devices().serial.thaw();
         self.fleet.resume();
         self.vcpus.gate().ask_run();
+    }
+
+    /// Asks the guest for so much memory that it keeps `kept_mib` MiB. Whether and when it gives it
+    /// is its own affair. Does nothing without a balloon.
+    pub fn set_balloon(&mut self, kept_mib: u32) {
+        let lent_mib = self.config.memory.mib().saturating_sub(kept_mib);
+        self.fleet
+            .set_balloon(lent_mib.saturating_mul(PAGES_PER_MIB));
+    }
+
+    /// Memory in MiB that the guest shall keep and that it has kept; `None` without a balloon.
+    #[must_use]
+    pub fn balloon(&self) -> Option<(u32, u32)> {
+        let kept = |pages: u32| {
+            self.config
+                .memory
+                .mib()
+                .saturating_sub(pages / PAGES_PER_MIB)
+        };
+        self.fleet
+            .balloon()
+            .map(|(target, actual)| (kept(target), kept(actual)))
     }
 
     /// Asks the guest to show the network where it is now: for a machine that took over, paused or

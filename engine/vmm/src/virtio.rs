@@ -145,6 +145,17 @@ pub(crate) trait Device: Send + Debug {
         ConfigChange::Nothing
     }
 
+    /// A balloon: asks the guest for this many pages in all.
+    fn set_balloon(&mut self, pages: u32) -> ConfigChange {
+        let _ = pages;
+        ConfigChange::Nothing
+    }
+
+    /// A balloon: pages wanted and given; `None` for every other device.
+    fn balloon(&self) -> Option<(u32, u32)> {
+        None
+    }
+
     /// Waits until the host has nothing of this device's in flight, and completes that.
     ///
     /// # Errors

@@ -12,9 +12,10 @@
 //! | 0x1_0000..0x1_8000 | nothing |
 //! | 0x1_8000..0x2_0000 | wherever the input puts it |
 
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::dirty::PAGE_SIZE;
+use crate::dirty::{DirtyPages, PAGE_SIZE};
 use crate::pci::PciFunction;
 use crate::ram::{GuestRam, Mapping};
 use crate::virtio::transport::VirtioFunction;
@@ -82,10 +83,12 @@ impl Guest {
 
     /// What memory holds; from now on writes are counted anew.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let parts = self.memory().iter().map(|region| {
-            (**region).bitmap().reset();
-            contents(region.start_addr(), region.len(), self.memory())
-        });
+        self.ram
+            .take_written(&mut DirtyPages::none(self.ram.page_count()));
+        let parts = self
+            .memory()
+            .iter()
+            .map(|region| contents(region.start_addr(), region.len(), self.memory()));
         Snapshot(parts.collect())
     }
 
@@ -95,7 +98,7 @@ impl Guest {
             let after = contents(region.start_addr(), region.len(), self.memory());
             let pages = before.chunks(PAGE_SIZE).zip(after.chunks(PAGE_SIZE));
             for (page, (before, after)) in pages.enumerate() {
-                let written = (**region).bitmap().is_bit_set(page);
+                let written = (**region).bitmap().dirty_at(page * PAGE_SIZE);
                 assert!(before == after || written, "page {page} changed unseen");
             }
         }

@@ -66,6 +66,13 @@ impl WrittenPages {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl vm_memory::bitmap::NewBitmap for WrittenPages {
+    fn with_len(bytes: usize) -> Self {
+        Self::none(bytes)
+    }
+}
+
 impl<'a> WithBitmapSlice<'a> for WrittenPages {
     type S = RefSlice<'a, Self>;
 }

@@ -13,6 +13,7 @@ use vm_memory::{Address, GuestAddress};
 
 use super::queues::{Chain, QueueFault, Queues};
 use super::state::{DeviceState, WrongDeviceState};
+use super::transport::ConfigChange;
 use super::{Device, DeviceFault, Kind, Progress, Wake, read_from};
 use crate::config::FreePageReporting;
 use crate::dirty::PAGE_SIZE;
@@ -60,16 +61,6 @@ impl Balloon {
             state: BalloonState::default(),
             refused: false,
         }
-    }
-
-    /// Asks the guest for this many pages in all.
-    pub(crate) fn set_target(&mut self, pages: u32) {
-        self.state.target = pages;
-    }
-
-    /// Pages wanted and given.
-    pub(crate) fn pages(&self) -> (u32, u32) {
-        (self.state.target, self.state.actual)
     }
 
     /// The guest named pages by their number.
@@ -193,6 +184,15 @@ impl Device for Balloon {
         Ok(progress)
     }
 
+    fn set_balloon(&mut self, pages: u32) -> ConfigChange {
+        self.state.target = pages;
+        ConfigChange::Tell
+    }
+
+    fn balloon(&self) -> Option<(u32, u32)> {
+        Some((self.state.target, self.state.actual))
+    }
+
     fn save(&self) -> DeviceState {
         DeviceState::Balloon(self.state)
     }
@@ -269,9 +269,13 @@ mod tests {
     #[test]
     fn the_guest_reads_the_target_and_tells_what_it_gave() {
         let (driver, _) = start();
+        driver
+            .function()
+            .with_device(|device| device.set_balloon(300));
         driver.set(0x2004, &77u32.to_le_bytes());
         let mut config = [0; 8];
         driver.config(0, &mut config);
-        assert_eq!(config, [0, 0, 0, 0, 77, 0, 0, 0]);
+        assert_eq!(config, [44, 1, 0, 0, 77, 0, 0, 0]);
+        assert!(driver.interrupts() >= 1, "the guest is told");
     }
 }

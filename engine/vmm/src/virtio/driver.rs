@@ -126,10 +126,6 @@ impl Driver {
         &self.function
     }
 
-    pub(crate) fn memory(&self) -> &Mapping {
-        &self.memory
-    }
-
     /// The features negotiated.
     pub(crate) fn features(&self) -> u64 {
         self.features

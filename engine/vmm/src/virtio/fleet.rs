@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Device;
 use super::state::{FunctionState, WrongDeviceState};
-use super::transport::VirtioFunction;
+use super::transport::{ConfigChange, VirtioFunction};
 use super::worker::Worker;
 use crate::pci::{PciBus, PciFunction, Platform};
 use crate::ram::Mapping;
@@ -90,6 +90,25 @@ impl Fleet {
         for function in &self.functions {
             function.with_device(|device| device.announce());
         }
+    }
+
+    /// Asks the guest for this many pages in all, where there is a balloon.
+    pub(crate) fn set_balloon(&self, pages: u32) {
+        for function in &self.functions {
+            function.with_device(|device| device.set_balloon(pages));
+        }
+    }
+
+    /// Pages wanted from and given by the guest, where there is a balloon.
+    pub(crate) fn balloon(&self) -> Option<(u32, u32)> {
+        self.functions.iter().find_map(|function| {
+            let mut pages = None;
+            function.with_device(|device| {
+                pages = device.balloon();
+                ConfigChange::Nothing
+            });
+            pages
+        })
     }
 
     pub(crate) fn save(&self) -> Vec<FunctionState> {
