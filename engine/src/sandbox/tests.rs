@@ -72,7 +72,7 @@ fn in_a_process_of_its_own() {
     let act = act.to_owned();
     let thread = std::thread::Builder::new().name("probe".into());
     let probe = thread.spawn(move || {
-        let opened = Opened::new();
+        let opened = Opened::new(&act);
         enter(kind);
         perform(&act, opened);
         eprintln!("{SURVIVED}");
@@ -83,12 +83,13 @@ fn in_a_process_of_its_own() {
 /// What is open before the thread is confined.
 struct Opened {
     bell: EventFd,
-    disks: [RawDisk; 2],
+    disks: Vec<RawDisk>,
     taps: Option<Tap>,
 }
 
 impl Opened {
-    fn new() -> Self {
+    /// What the act needs; a thread that closes something needs a right for that too.
+    fn new(act: &str) -> Self {
         let disk = |engine| {
             let options = DiskOptions {
                 read_only: false,
@@ -100,18 +101,23 @@ impl Opened {
             copy.as_file().set_len(1 << 20).unwrap();
             RawDisk::open(copy.path(), options).unwrap()
         };
-        let name = format!("kmt{}", std::process::id());
-        Self {
-            bell: EventFd::from_value(1).unwrap(),
-            disks: [disk(IoEngine::Auto), disk(IoEngine::Plain)],
-            // Only root makes one.
-            taps: Tap::open(&TapOptions {
-                name,
+        let engines: &[IoEngine] = match act {
+            "use disks" => &[IoEngine::Auto, IoEngine::Plain],
+            _ => &[],
+        };
+        let tap = || {
+            Tap::open(&TapOptions {
+                name: format!("kmt{}", std::process::id()),
                 pairs: 2,
                 mtu: None,
                 bridge: None,
             })
-            .ok(),
+        };
+        Self {
+            bell: EventFd::from_value(1).unwrap(),
+            disks: engines.iter().copied().map(disk).collect(),
+            // Only root makes one.
+            taps: (act == "use a TAP").then(tap).and_then(Result::ok),
         }
     }
 }
