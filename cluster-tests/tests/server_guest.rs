@@ -24,7 +24,6 @@ fn debian_serves_under_qemu() {
 }
 
 #[test]
-#[ignore = "the engine has no disks and network yet"]
 fn debian_serves_under_kemari() {
     let _turn = supervisor::turn().expect("tests run as root");
     scenario::whole(ServerVmm::Kemari, 1, 1, effort()).unwrap();
