@@ -18,6 +18,7 @@ fn effort() -> Option<Effort> {
 }
 
 #[test]
+#[ignore = "the baseline, minutes more: make campaign-guest"]
 fn debian_serves_under_qemu() {
     let _turn = supervisor::turn().expect("tests run as root");
     scenario::whole(ServerVmm::Qemu, 1, 1, effort()).unwrap();
