@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The entropy device (section 5.4): fills the guest's buffers from the host's random source.
+//!
+//! That is the kernel's. vmm-sys-util's `rand_bytes` is no such thing: it makes bytes of the
+//! time-stamp counter, which whoever knows the time can guess.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use virtio_queue::Writer;
-use vmm_sys_util::rand::rand_bytes;
 
 use super::queues::{QueueFault, Queues};
 use super::state::{DeviceState, WrongDeviceState};
@@ -37,8 +39,11 @@ impl Rng {
                 .writer(&memory)
                 .map_err(|error| fault(QueueFault::Ring(error)))?;
             let length = writer.available_bytes().min(REQUEST_BYTES_MAX);
+            let mut bytes = vec![0; length];
+            getrandom::fill(&mut bytes)
+                .map_err(|error| DeviceFault::BackEnd(io::Error::other(error.to_string())))?;
             writer
-                .write_all(&rand_bytes(length))
+                .write_all(&bytes)
                 .map_err(|error| fault(QueueFault::Memory(error)))?;
             queues.push_used(QUEUE, head, u32::try_from(length).unwrap_or(0))?;
         }
