@@ -110,9 +110,9 @@ fn a_kernel_that_is_none() {
 
 #[test]
 fn an_address_that_is_none() {
-    let (status, text) = Attempt::good(ledger()).run(&["--incoming", "tcp:0.0.0.0:4444"]);
+    let (status, text) = Attempt::good(ledger()).run(&["--incoming", "udp:0.0.0.0:4444"]);
     assert_eq!(status, EX_CONFIG);
-    names(&text, &["tcp:0.0.0.0:4444", "kemari:tcp:HOST:PORT"]);
+    names(&text, &["udp:0.0.0.0:4444", "kemari:tcp:HOST:PORT"]);
     let (status, text) = Attempt::good(ledger()).run(&["--incoming", "kemari:rdma:0.0.0.0:4444"]);
     assert_eq!(status, EX_CONFIG);
     names(&text, &["rdma", "use kemari:tcp:"]);
