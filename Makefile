@@ -57,7 +57,8 @@ fuzz: cargo-fuzz ## Fuzz every target for FUZZ_SECONDS (300) each; the fuzzer st
 		mkdir -p engine/fuzz/corpus/$$target; \
 		$(CARGO) +$(FUZZ_TOOLCHAIN) fuzz run --fuzz-dir engine/fuzz $$target engine/fuzz/corpus/$$target \
 			$$(ls -d engine/fuzz/seeds/$$target engine/*/fuzz-regressions/$$target 2>/dev/null) \
-			-- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
+			-- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 \
+			-len_control=0 -max_len=4096 -print_final_stats=1; \
 	done
 
 .PHONY: bench
