@@ -537,7 +537,11 @@ impl Conductor {
         self.progress.session_sent = false;
         self.statistics.copying(false);
         self.statistics.link_failed(Some(error.to_string()));
-        if let LinkError::Refused(PeerRefusal::Outdated { generation }) = error {
+        // A migration asks where nobody needs to be asked: that the place remembers more generations
+        // than this guest has had is no reason to stop it.
+        if let LinkError::Refused(PeerRefusal::Outdated { generation }) = error
+            && self.migration.is_none()
+        {
             let generation = *generation;
             return self.become_outdated(generation);
         }
