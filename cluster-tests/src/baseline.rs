@@ -103,7 +103,11 @@ fn disk(guest: &ServerGuest<'_>, seconds: u32) -> Result<Vec<DiskFigures>> {
 
 fn network(guest: &ServerGuest<'_>, seconds: u32, direction: &[&str]) -> Result<f64> {
     guest
-        .ssh("pidof iperf3 >/dev/null || iperf3 --server --daemon")?
+        .ssh(
+            // The daemon's first process ends before the second one listens.
+            "pidof iperf3 >/dev/null || iperf3 --server --daemon; \
+             timeout 60 sh -c \"until ss -Hltn 'sport = :5201' | grep -q .; do sleep 0.2; done\"",
+        )?
         .success()?;
     let (address, seconds) = (guest.address().to_string(), seconds.to_string());
     let mut command = vec!["iperf3", "--json", "--time", &seconds, "--client", &address];

@@ -42,7 +42,7 @@ pub(super) fn save() -> String {
     format!("mkdir -p /srv/server; kemari-engine snapshot save server {STATE}")
 }
 
-/// Sends the guest away. The engine then waits for another one, which would need its TAP: so it is ended.
+/// Sends the guest away; the engine then ends.
 pub(super) fn migrate(address: &str) -> String {
-    format!("kemarictl monitor server migrate {address}; kemarictl monitor server quit")
+    format!("kemarictl monitor server migrate {address}")
 }

@@ -58,13 +58,10 @@ pub(super) fn command(
     )
 }
 
-/// Saves the guest and ends QEMU. Without `-d`, `migrate` returns when it is done.
+/// Saves the guest and ends QEMU. Without `-d`, `migrate` returns when it is done. It also stops the guest; one that was stopped
+/// before would be restored as such.
 pub(super) fn save() -> String {
-    monitor(&[
-        "stop",
-        &format!("migrate \\\"exec:cat > {STATE}\\\""),
-        "quit",
-    ])
+    monitor(&[&format!("migrate \\\"exec:cat > {STATE}\\\""), "quit"])
 }
 
 /// Sends the guest away and ends QEMU.
@@ -92,7 +89,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             String::from_utf8_lossy(&output.stdout),
-            "stop\nmigrate \"exec:cat > /srv/server/state\"\nquit\n"
+            "migrate \"exec:cat > /srv/server/state\"\nquit\n"
         );
     }
 }
