@@ -269,6 +269,8 @@ mod tests {
     #[test]
     fn the_guest_reads_the_target_and_tells_what_it_gave() {
         let (driver, _) = start();
+        // The vector of configuration changes.
+        driver.set(0x10, &0u16.to_le_bytes());
         driver
             .function()
             .with_device(|device| device.set_balloon(300));
