@@ -149,7 +149,7 @@ fn trap_4_a_length_from_the_wire_reserves_nothing_and_is_limited() {
 /// A passive side's frame, forged.
 fn forged(generation: Generation, sequence: u64, epoch: u64) -> (FrameHeader, Vec<u8>) {
     let header = FrameHeader {
-        version: 1,
+        version: 2,
         kind: FrameKind::Ack,
         payload_bytes: 0,
         payload_crc: crc32c::crc32c(&[]),
