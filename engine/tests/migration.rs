@@ -8,28 +8,11 @@
 #[allow(dead_code, reason = "each test file uses its part")]
 mod replica_process;
 
-use std::net::TcpListener;
-
 use kemari_api::replica::Promotion;
 use kemari_api::{Licence, Role};
-use kemari_cluster_tests::observer::Observer;
 use kemari_cluster_tests::{guests, ledger};
 
-use replica_process::{Description, PATIENCE, ReplicaProcess, free_port};
-
-fn kvm_or_skip() -> bool {
-    let usable = kemari_vmm::kvm_is_usable();
-    if !usable {
-        println!("SKIPPED: /dev/kvm cannot be opened on this machine");
-    }
-    usable
-}
-
-fn outside() -> (Observer, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let console = format!("tcp:{}", listener.local_addr().unwrap());
-    (Observer::over(listener).unwrap(), console)
-}
+use replica_process::{Description, PATIENCE, ReplicaProcess, free_port, kvm_or_skip, outside};
 
 fn description(console: &str) -> Description<'_> {
     Description {

@@ -22,7 +22,7 @@ use kemari_cluster_tests::{guests, ledger};
 use nix::sys::signal::Signal;
 
 use cutter::Cutter;
-use replica_process::{Description, PATIENCE, ReplicaProcess};
+use replica_process::{Description, PATIENCE, ReplicaProcess, kvm_or_skip};
 
 /// The outside, and the descriptions of a VM whose console goes there.
 struct Outside {
@@ -66,14 +66,6 @@ impl Outside {
         let summary = ledger::check(&bytes).unwrap();
         println!("{summary:?}, takeovers {:?}", self.observer.takeovers());
     }
-}
-
-fn kvm_or_skip() -> bool {
-    let usable = kemari_vmm::kvm_is_usable();
-    if !usable {
-        println!("SKIPPED: /dev/kvm cannot be opened on this machine");
-    }
-    usable
 }
 
 #[test]

@@ -17,15 +17,7 @@ use kemari_cluster_tests::guests;
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
-use replica_process::{Description, PATIENCE, ReplicaProcess};
-
-fn kvm_or_skip() -> bool {
-    let usable = kemari_vmm::kvm_is_usable();
-    if !usable {
-        println!("SKIPPED: /dev/kvm cannot be opened on this machine");
-    }
-    usable
-}
+use replica_process::{Description, PATIENCE, ReplicaProcess, kvm_or_skip};
 
 /// An engine whose guest runs, and the file its console goes to.
 fn running(arguments: &[&str]) -> (ReplicaProcess, tempfile::TempDir, PathBuf) {

@@ -2,6 +2,7 @@
 //! An engine process of a test, and what is asked of it.
 
 use std::fs::Permissions;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use kemari_api::Generation;
 use kemari_api::replica::{self, Promotion, ReplicaProxy, ReplicaStatus};
+use kemari_cluster_tests::observer::Observer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::runtime::Runtime;
@@ -48,9 +50,25 @@ enum Start<'a> {
     Snapshot(&'a Path),
 }
 
+/// Whether guests can run here; says so where they cannot.
+pub fn kvm_or_skip() -> bool {
+    let usable = kemari_vmm::kvm_is_usable();
+    if !usable {
+        println!("SKIPPED: /dev/kvm cannot be opened on this machine");
+    }
+    usable
+}
+
+/// The outside that sees a console, and what a description calls it.
+pub fn outside() -> (Observer, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let console = format!("tcp:{}", listener.local_addr().unwrap());
+    (Observer::over(listener).unwrap(), console)
+}
+
 /// A port nobody listens on at this moment.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
