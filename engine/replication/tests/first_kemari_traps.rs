@@ -10,7 +10,7 @@ use kemari_replication::licence::LicenceEvent;
 use kemari_replication::passive::{PassiveAction, Replica};
 use kemari_replication::protocol::ProtocolError;
 use kemari_replication::wire::{
-    Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, WireError,
+    Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, PROTOCOL_VERSION, WireError,
 };
 use kemari_replication::{Epoch, Generation, OutputKind, PageIndex};
 use pair::{ActiveSide, G, Guest, PassiveSide, greeted, silent};
@@ -149,7 +149,7 @@ fn trap_4_a_length_from_the_wire_reserves_nothing_and_is_limited() {
 /// A passive side's frame, forged.
 fn forged(generation: Generation, sequence: u64, epoch: u64) -> (FrameHeader, Vec<u8>) {
     let header = FrameHeader {
-        version: 2,
+        version: PROTOCOL_VERSION,
         kind: FrameKind::Ack,
         payload_bytes: 0,
         payload_crc: crc32c::crc32c(&[]),
