@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener as SilentListener;
 use std::sync::{Arc, Mutex};
 
 use common::{Node, fails};
-use kemari_api::replica::{self, Promotion, ReplicaStatus};
+use kemari_api::replica::{self, DiskState, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -35,6 +35,7 @@ impl StandIn {
             running: false,
             generation: Generation::new(1),
             epoch: Epoch::new(0),
+            disks: DiskState::None,
             peer: String::new(),
             listen: String::new(),
             detail: "it stands in".to_owned(),
