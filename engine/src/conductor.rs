@@ -26,6 +26,7 @@ mod pair;
 mod roles;
 mod snapshot;
 pub mod statistics;
+mod verify;
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -55,6 +56,7 @@ use finish::Finish;
 use migration::Migration;
 use pair::{LinkState, Progress};
 use statistics::Statistics;
+use verify::Verify;
 
 pub use command::{Answer, ConductorHandle, Refusal, Request};
 
@@ -125,6 +127,7 @@ pub struct Conductor {
     progress: Progress,
     next_link: u64,
     capture: Capture,
+    verify: Option<Verify>,
     finish: Option<Finish>,
     end: Option<End>,
 }
@@ -234,6 +237,7 @@ impl Conductor {
             progress: Progress::default(),
             next_link: 0,
             capture: Capture::default(),
+            verify: None,
             finish: None,
             end: None,
         };

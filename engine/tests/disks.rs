@@ -232,3 +232,30 @@ fn disks_are_copied_while_the_guest_writes_them() {
     }
     site.judge();
 }
+
+#[test]
+fn disks_are_compared_while_the_guest_writes_them() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let (a, b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    let alone = a.monitor("verify").unwrap_err().to_string();
+    assert!(alone.contains("while the pair is in sync"), "{alone}");
+    a.protect(&b);
+    for _ in 0..3 {
+        site.see_more(200);
+        assert!(a.monitor("verify").unwrap().contains("are equal"));
+    }
+    // Somebody writes where nobody should.
+    let spoilt = fs::OpenOptions::new()
+        .write(true)
+        .open(site.disk("b"))
+        .unwrap();
+    spoilt.write_all_at(b"!", 6 * 1024 * 1024).unwrap();
+    let differs = a.monitor("verify").unwrap_err().to_string();
+    assert!(differs.contains("1 differ: disk 0 at 6291456"), "{differs}");
+    site.see_more(200);
+    site.judge();
+}

@@ -224,6 +224,9 @@ impl Conductor {
             return;
         };
         let Phase::Copying(copy) = &mut pair.phase else {
+            if pair.id == link {
+                self.verify_event(event);
+            }
             return;
         };
         let Some(disks) = copy.disks.as_mut().filter(|_| pair.id == link) else {
@@ -245,10 +248,21 @@ impl Conductor {
         pair.last_sent = clock::now();
     }
 
+    fn verify_event(&mut self, event: DiskEvent) {
+        match event {
+            DiskEvent::Probe(probe) => self.verify_read(&probe),
+            DiskEvent::Failed(disk, error) => {
+                tracing::error!(vm = %self.config.vm.name, %disk, %error, "a disk cannot be read");
+                self.verify_ended();
+            }
+            DiskEvent::Content(_) => {}
+        }
+    }
+
     /// The other side has compared blocks.
     pub(super) fn compared(&mut self, differing: Differing) {
         let Some(disks) = self.copy().and_then(|copy| copy.disks.as_mut()) else {
-            return;
+            return self.verify_compared(differing);
         };
         let (disk, offset) = (differing.disk, differing.offset);
         if let Err(error) = disks.resync.answered(disk, offset, differing.places()) {

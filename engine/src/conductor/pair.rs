@@ -33,6 +33,9 @@ const IN_FLIGHT_MAX: usize = 4;
 /// Between two attempts to reach a passive replica that was lost.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// What the status says of a pair.
+pub const PAIRED: &str = "paired: outputs leave when the passive replica has committed them";
+
 /// Where the replication stands on the active side.
 #[derive(Debug)]
 pub enum LinkState {
@@ -356,6 +359,7 @@ impl Conductor {
                 return None;
             }
         };
+        self.verify_at_cut();
         if !self.config.replication.synchronous {
             self.resume_guest();
         }
@@ -436,8 +440,7 @@ impl Conductor {
         }
         if !self.in_sync {
             self.in_sync = true;
-            self.detail =
-                "paired: outputs leave when the passive replica has committed them".into();
+            PAIRED.clone_into(&mut self.detail);
             tracing::info!(
                 vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
                 %epoch, peer = %self.peer_name(), "the pair is in sync"
@@ -468,6 +471,7 @@ impl Conductor {
             return;
         };
         self.link = LinkState::None;
+        self.verify_ended();
         if self.finish.as_ref().is_some_and(Finish::has_left) {
             return self.finish_if_possible();
         }
@@ -539,6 +543,7 @@ impl Conductor {
     /// Ends replication and forgets how far it had come.
     pub(super) fn stop_tracking(&mut self) {
         self.link = LinkState::None;
+        self.verify_ended();
         self.in_sync = false;
         self.progress = Progress {
             sent: self.progress.sent,

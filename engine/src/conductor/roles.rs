@@ -29,6 +29,7 @@ impl Conductor {
         let answer = match request {
             Request::Demote => return self.demote(reply),
             Request::Migrate(address) => return self.migrate(address, reply),
+            Request::Verify => return self.verify(reply),
             Request::Promote {
                 how: Promotion::TakeOver,
                 generation,

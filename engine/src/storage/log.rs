@@ -3,6 +3,7 @@
 //! pair, as a set of blocks while a passive side's disks are being made equal.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 
 use kemari_replication::storage::{
@@ -40,6 +41,15 @@ struct Inner {
     /// Of logs that were taken and are not acknowledged.
     taken_bytes: usize,
     pressure_told: bool,
+    watched: Option<Watched>,
+}
+
+/// A part of a disk, and whether it was written since.
+#[derive(Debug)]
+struct Watched {
+    disk: DiskNumber,
+    bytes: Range<u64>,
+    touched: bool,
 }
 
 /// The log of all disks of a VM.
@@ -86,6 +96,7 @@ impl DiskLog {
                 open_bytes: 0,
                 taken_bytes: 0,
                 pressure_told: false,
+                watched: None,
             }),
             rooms: layouts.iter().map(room).collect::<io::Result<_>>()?,
             inputs: OnceLock::new(),
@@ -117,6 +128,10 @@ impl DiskLog {
         let mut inner = self.lock();
         if inner.mode != Mode::Logging {
             return;
+        }
+        if let (Some(watched), Some((offset, length))) = (&mut inner.watched, request.range()) {
+            let overlaps = offset < watched.bytes.end && watched.bytes.start < offset + length;
+            watched.touched |= watched.disk == disk && request.changes() && overlaps;
         }
         append(&mut inner, disk, request);
         let long = inner.open_bytes >= EPOCH_BYTES && !inner.pressure_told;
@@ -187,6 +202,21 @@ impl DiskLog {
         self.lock().open_bytes >= EPOCH_BYTES
     }
 
+    /// Looks from now on whether this part of a disk is written. Nothing is in flight.
+    pub fn watch(&self, disk: DiskNumber, bytes: Range<u64>) {
+        self.lock().watched = Some(Watched {
+            disk,
+            bytes,
+            touched: false,
+        });
+    }
+
+    /// Whether the part that was watched last was written since, or may have been.
+    pub fn was_touched(&self) -> bool {
+        let inner = self.lock();
+        inner.watched.as_ref().is_none_or(|watched| watched.touched)
+    }
+
     /// Takes the log of the epoch that ends, at a cut.
     pub fn take(&self) -> TakenLog {
         let mut inner = self.lock();
@@ -237,6 +267,7 @@ impl Inner {
         self.open_bytes = 0;
         self.taken_bytes = 0;
         self.pressure_told = false;
+        self.watched = None;
         for changed in &mut self.changed {
             while changed.take_first(u64::MAX).is_some() {}
         }
