@@ -20,10 +20,13 @@ pub enum Mutant {
     DropOutputsOnTakeover,
     /// Takes over, or goes solo, although its claim found no majority.
     NoMajority,
+    /// Counts an epoch from its cut: a guest that stands still until the acknowledgement gets no
+    /// time to run when that takes longer than the longest epoch.
+    EpochFromCut,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AckBeforeDecode,
         Self::AnyAckCounts,
         Self::SoloOnLinkLoss,
@@ -31,5 +34,6 @@ impl Mutant {
         Self::ForgetInFlight,
         Self::DropOutputsOnTakeover,
         Self::NoMajority,
+        Self::EpochFromCut,
     ];
 }

@@ -47,7 +47,11 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, mutant: Option<Mutant>, trace: Trace) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let profile = Profile::draw(&mut rng);
+        let mut profile = Profile::draw(&mut rng);
+        if mutant == Some(Mutant::EpochFromCut) {
+            // It shows where a commit takes longer than the longest epoch.
+            (profile.synchronous, profile.network) = (true, 12 * MS);
+        }
         let mut clock = || Clock {
             permille: rng.u64(500..=2000),
         };
