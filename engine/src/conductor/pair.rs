@@ -436,6 +436,11 @@ impl Conductor {
             self.statistics.committed(now.saturating_sub(sent.cut_at));
         }
         if self.config.replication.synchronous {
+            // The next epoch begins when the guest goes on, or a link slower than the longest epoch
+            // would leave it no time to run.
+            if let LinkState::Up(pair) = &mut self.link {
+                pair.last_start = now;
+            }
             self.resume_guest();
         }
         if !self.in_sync {

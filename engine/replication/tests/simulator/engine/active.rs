@@ -8,7 +8,7 @@ use std::time::Duration;
 use kemari_replication::Epoch;
 use kemari_replication::active::{ActiveConfig, Base};
 use kemari_replication::licence::{Licence, LicenceEvent};
-use kemari_replication::trigger::{Decision, TriggerInput};
+use kemari_replication::trigger::{Decision, DiskLogLength, TriggerInput};
 use kemari_replication::wire::{Goodbye, Purpose, Refusal};
 
 use super::Engine;
@@ -213,6 +213,7 @@ impl Engine {
             last_start: pair.last_start,
             output_since: self.output_since.filter(|_| self.gate.tap().has_pending()),
             dirty_pages: None,
+            disk_log: DiskLogLength::Short,
         }
     }
 

@@ -158,6 +158,7 @@ impl Engine {
             identity: identity(),
             node: ["a", "b"][self.host].parse().expect("a valid name"),
             ram: layout(),
+            disks: Vec::new(),
             difference: |_, _| Some("the fingerprint differs".to_owned()),
         };
         let (held, refuses) = match (self.endpoint.mode, self.endpoint.held.take()) {
@@ -223,6 +224,9 @@ impl Engine {
                     self.hear(env, Input::Passive(PassiveEvent::Copying));
                 }
                 self.machine.merge(pages);
+            }
+            PassiveAction::CopyDisk(_) | PassiveAction::Compare(_) => {
+                unreachable!("the simulated VM has no disk, so its sessions refuse them")
             }
             PassiveAction::Complete(checkpoint) => {
                 self.commit(env, to, checkpoint)?;
