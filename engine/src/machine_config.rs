@@ -119,7 +119,8 @@ pub fn nothing_to_boot() -> BootSource {
     }
 }
 
-fn boots_from_replicated(config: &VmConfig) -> bool {
+/// Whether the guest boots from a disk whose content may come from the other replica.
+pub fn boots_from_replicated(config: &VmConfig) -> bool {
     let BootSection::Disk(boot) = &config.boot else {
         return false;
     };

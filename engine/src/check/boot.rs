@@ -8,7 +8,7 @@ use kemari_vmm::BootError;
 
 use super::Problem;
 use crate::exit::chain;
-use crate::machine_config::{BootDisk, MachineConfigError, machine_config};
+use crate::machine_config::{BootDisk, MachineConfigError, boots_from_replicated, machine_config};
 
 /// What keeps the machine from starting.
 pub(super) fn problems(config: &VmConfig) -> Vec<Problem> {
@@ -26,6 +26,15 @@ pub(super) fn problems(config: &VmConfig) -> Vec<Problem> {
     }
     match machine_config(config, BootDisk::MustBoot) {
         Err(MachineConfigError::Unsupported(_)) => {}
+        // On the other node the content comes with the first copy.
+        Err(error) if boots_from_replicated(config) => found.push(Problem::warning(
+            "boot.disk",
+            format!(
+                "{}; that is fine where the guest has never run, as long as its disk has the size of \
+                 the other node's: it is filled when the VM is protected",
+                chain(&error)
+            ),
+        )),
         Err(error) => found.push(Problem::missing("boot.disk", chain(&error))),
         Ok(machine) => found.extend(
             kemari_vmm::check_boot(&machine)
@@ -71,6 +80,27 @@ mod tests {
         assert_eq!(
             found[0].severity,
             Severity::Error(FailureKind::NotInstalled)
+        );
+    }
+
+    #[test]
+    fn a_disk_that_waits_for_its_content_is_no_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = directory.path().join("disk");
+        fs::write(&disk, [0; 65536]).unwrap();
+        let severity = |more: &str| {
+            let text = format!(
+                "[vm]\nname = \"vm\"\nmemory_mib = 64\n[boot]\ndisk = \"root\"\n\
+                 [[disk]]\nid = \"root\"\npath = {disk:?}\n{more}"
+            );
+            problems(&VmConfig::parse(&disk, &text).unwrap())
+                .first()
+                .map(|problem| problem.severity)
+        };
+        assert_eq!(severity(""), Some(Severity::Warning));
+        assert_eq!(
+            severity("storage = \"shared\"\n"),
+            Some(Severity::Error(FailureKind::NotInstalled))
         );
     }
 
