@@ -31,12 +31,12 @@ mod verify;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use kemari_api::config::{DiskStorage, VmConfig};
+use kemari_api::config::{DiskStorage, ReplicationPolicy, VmConfig};
 use kemari_api::replica::{DiskState, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role};
 use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
-use kemari_replication::trigger::TriggerConfig;
+use kemari_replication::trigger::{Policy, TriggerConfig};
 use kemari_replication::wire::{Purpose, VmIdentity};
 use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig, MachineFingerprint};
 use serde::{Deserialize, Serialize};
@@ -200,6 +200,11 @@ impl Conductor {
         let handle = ConductorHandle::new(sender.clone(), status_watch, statistics.clone());
         let replication = &config.replication;
         let trigger = TriggerConfig {
+            policy: match replication.policy {
+                ReplicationPolicy::Latency => Policy::Latency,
+                ReplicationPolicy::Auto => Policy::Auto,
+                ReplicationPolicy::Throughput => Policy::Throughput,
+            },
             gather: Duration::from_micros(replication.gather_us.get().into()),
             epoch_max: Duration::from_millis(replication.epoch_ms_max.get().into()),
             ..TriggerConfig::default()

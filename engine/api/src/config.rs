@@ -55,7 +55,7 @@ pub use mac::{MacAddress, MacError};
 pub use memory::{DirtyTracking, HugePages, MemorySection};
 pub use network::{NETWORKS_MAX, NetworkOutside, NetworkSection, TAP_PREFIX};
 pub use read::Description;
-pub use replication::ReplicationSection;
+pub use replication::{ReplicationPolicy, ReplicationSection};
 pub use sandbox::SandboxSection;
 pub use schema::schema;
 pub use sink::{ConsoleSink, SinkError};

@@ -5,13 +5,36 @@
 //! and then ends the epoch. Without output an epoch ends when it is long enough or the guest has
 //! written enough pages. Two checkpoints are never closer than a minimum, whatever happens.
 //!
+//! | policy | an output ends the epoch | distance of two checkpoints at least |
+//! | --- | --- | --- |
+//! | latency | after the gather window | `interval_min` |
+//! | auto | after the gather window | `interval_min`, or nine times the last pause: the guest runs nine tenths of the time |
+//! | throughput | never: it waits for the longest epoch | `interval_min` |
+//!
 //! A pure function of what it is given. All times are on one monotonic clock of the caller.
 
 use std::time::Duration;
 
-/// The policy.
+/// What checkpoints are spaced for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Policy {
+    /// Outputs leave as soon as possible.
+    Latency,
+    /// Outputs leave soon, and the guest keeps most of its time.
+    #[default]
+    Auto,
+    /// The guest keeps its time; outputs wait for the longest epoch.
+    Throughput,
+}
+
+/// The guest runs this many times as long as it stood still, under [`Policy::Auto`].
+const RUN_PER_PAUSE: u32 = 9;
+
+/// How checkpoints are spaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TriggerConfig {
+    /// For what.
+    pub policy: Policy,
     /// How long outputs are gathered after the first one of an epoch.
     pub gather: Duration,
     /// The longest epoch.
@@ -25,6 +48,7 @@ pub struct TriggerConfig {
 impl Default for TriggerConfig {
     fn default() -> Self {
         Self {
+            policy: Policy::default(),
             gather: Duration::from_micros(500),
             epoch_max: Duration::from_millis(50),
             interval_min: Duration::from_millis(2),
@@ -38,6 +62,8 @@ impl Default for TriggerConfig {
 pub struct TriggerInput {
     /// Now.
     pub now: Duration,
+    /// How long the guest stood still for the last checkpoint.
+    pub last_pause: Duration,
     /// When the last checkpoint was started; when the epoch began, if there was none.
     pub last_start: Duration,
     /// When the first output of the open epoch was queued.
@@ -83,13 +109,25 @@ impl TriggerConfig {
     /// Whether a checkpoint is due.
     #[must_use]
     pub fn decide(&self, input: &TriggerInput) -> Decision {
-        let earliest = input.last_start.saturating_add(self.interval_min);
+        let earliest = input.last_start.saturating_add(self.distance(input));
         let (due, reason) = self.due(input);
         let due = due.max(earliest);
         if input.now >= due {
             Decision::Now(reason)
         } else {
             Decision::Wait(due)
+        }
+    }
+
+    /// How far the next checkpoint must be from the last one.
+    fn distance(&self, input: &TriggerInput) -> Duration {
+        match self.policy {
+            Policy::Latency | Policy::Throughput => self.interval_min,
+            Policy::Auto => {
+                // From the start of one to the start of the next: the pause is part of it.
+                let fair = input.last_pause.saturating_mul(RUN_PER_PAUSE + 1);
+                self.interval_min.max(fair.min(self.epoch_max))
+            }
         }
     }
 
@@ -107,6 +145,7 @@ impl TriggerConfig {
         }
         match input
             .output_since
+            .filter(|_| self.policy != Policy::Throughput)
             .map(|since| since.saturating_add(self.gather))
         {
             Some(gathered) if gathered <= longest => (gathered, Reason::Output),
@@ -121,6 +160,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
     const CONFIG: TriggerConfig = TriggerConfig {
+        policy: Policy::Latency,
         gather: MS,
         epoch_max: Duration::from_millis(50),
         interval_min: Duration::from_millis(5),
@@ -130,6 +170,7 @@ mod tests {
     fn quiet(now: u32) -> TriggerInput {
         TriggerInput {
             now: MS * now,
+            last_pause: Duration::ZERO,
             last_start: MS * 100,
             output_since: None,
             dirty_pages: None,
@@ -173,6 +214,46 @@ mod tests {
             ..input
         };
         assert_eq!(CONFIG.decide(&input), Decision::Now(Reason::DirtyPages));
+    }
+
+    #[test]
+    fn the_guest_keeps_nine_tenths_of_its_time_under_auto() {
+        let config = TriggerConfig {
+            policy: Policy::Auto,
+            ..CONFIG
+        };
+        let input = |pause, now| TriggerInput {
+            output_since: Some(MS * 101),
+            last_pause: pause,
+            ..quiet(now)
+        };
+        assert_eq!(
+            config.decide(&input(MS / 10, 104)),
+            Decision::Wait(MS * 105)
+        );
+        assert_eq!(config.decide(&input(MS * 3, 110)), Decision::Wait(MS * 130));
+        // A pause that is long beyond measure does not stop checkpoints.
+        assert_eq!(
+            config.decide(&input(MS * 90, 110)),
+            Decision::Wait(MS * 150)
+        );
+        assert_eq!(
+            CONFIG.decide(&input(MS * 3, 110)),
+            Decision::Now(Reason::Output)
+        );
+    }
+
+    #[test]
+    fn an_output_waits_for_the_longest_epoch_under_throughput() {
+        let config = TriggerConfig {
+            policy: Policy::Throughput,
+            ..CONFIG
+        };
+        let input = TriggerInput {
+            output_since: Some(MS * 101),
+            ..quiet(140)
+        };
+        assert_eq!(config.decide(&input), Decision::Wait(MS * 150));
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub struct Pair {
     pub link: Link,
     pub phase: Phase,
     last_start: Duration,
+    last_pause: Duration,
     pub last_sent: Duration,
 }
 
@@ -203,6 +204,7 @@ impl Conductor {
             link,
             phase,
             last_start: now,
+            last_pause: Duration::ZERO,
             last_sent: now,
         };
         self.link = LinkState::Up(Box::new(pair));
@@ -277,6 +279,7 @@ impl Conductor {
     fn trigger_input(&self, pair: &Pair) -> TriggerInput {
         TriggerInput {
             now: clock::now(),
+            last_pause: pair.last_pause,
             last_start: pair.last_start,
             output_since: self.outputs.output_since(),
             dirty_pages: None,
@@ -363,8 +366,11 @@ impl Conductor {
         if !self.config.replication.synchronous {
             self.resume_guest();
         }
-        self.statistics
-            .paused(clock::now().saturating_sub(cut.at), self.capture.len());
+        let pause = clock::now().saturating_sub(cut.at);
+        self.statistics.paused(pause, self.capture.len());
+        if let LinkState::Up(pair) = &mut self.link {
+            pair.last_pause = pause;
+        }
         // Whatever the licence was, from here on it must hold outputs until the commit.
         if !self.tell_gate(LicenceEvent::CommitSent) {
             return None;

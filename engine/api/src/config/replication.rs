@@ -9,6 +9,20 @@ use serde::Deserialize;
 use super::{EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib, ResyncMib};
 use crate::NodeName;
 
+/// What checkpoints are spaced for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum ReplicationPolicy {
+    /// Outputs leave as soon as possible.
+    Latency,
+    /// Outputs leave soon, and the guest keeps most of its time.
+    #[default]
+    Auto,
+    /// The guest keeps its time.
+    Throughput,
+}
+
 /// How the two replicas find each other and how often they synchronise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -19,6 +33,10 @@ pub struct ReplicationSection {
     /// Stop the guest until each checkpoint is acknowledged, as the first Kemari did; default
     /// false. For comparison: the guest stands still for a round trip each time.
     pub synchronous: bool,
+    /// What checkpoints are spaced for: `latency`, outputs leave as soon as possible; `auto` (the
+    /// default), the same, but the guest keeps nine tenths of its time; `throughput`, outputs wait
+    /// for `epoch_ms_max`.
+    pub policy: ReplicationPolicy,
     /// The longest time between checkpoints in milliseconds, 1 to 10000; default 25. Longer means
     /// fewer and larger checkpoints; an output ends the epoch earlier anyway.
     pub epoch_ms_max: EpochMsMax,

@@ -212,6 +212,7 @@ impl Engine {
             now: env.local(self.host),
             last_start: pair.last_start,
             output_since: self.output_since.filter(|_| self.gate.tap().has_pending()),
+            last_pause: std::time::Duration::ZERO,
             dirty_pages: None,
             disk_log: DiskLogLength::Short,
         }
