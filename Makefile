@@ -16,6 +16,10 @@ CARGO ?= cargo
 # cargo-fuzz needs a compiler with unstable options.
 FUZZ_TOOLCHAIN ?= nightly
 FUZZ_SECONDS ?= 300
+# One seed of the simulator, with its story; or so many.
+SEED ?=
+SEEDS ?= 100000
+FROM ?= 0
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard engine/fuzz/fuzz_targets/*.rs)))
 DEB_DIRECTORY := target/debian
 export KEMARI_DEB_DIRECTORY := $(abspath $(DEB_DIRECTORY))
@@ -60,6 +64,11 @@ fuzz: cargo-fuzz ## Fuzz every target for FUZZ_SECONDS (300) each; the fuzzer st
 			-- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 \
 			-len_control=0 -max_len=4096 -print_final_stats=1; \
 	done
+
+.PHONY: sim
+sim: rust ## Simulate SEEDS (100000) histories of a pair with every fault; SEED=n tells one as a story
+	$(if $(SEED),SEED=$(SEED)) SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --quiet --release \
+		--package kemari-replication --test simulator campaign -- --ignored --nocapture
 
 .PHONY: bench
 bench: root package ## Measure failover and checkpoints; prints medians and p99 (a few minutes)

@@ -23,7 +23,7 @@ const GUESTS: [(&str, &str, &[&str]); 5] = [
 ];
 
 /// What every guest is linked with.
-const SHARED: [&str; 2] = ["console.c", "boot.c"];
+const SHARED: [&str; 3] = ["console.c", "boot.c", "disk.c"];
 
 const CFLAGS: [&str; 17] = [
     "-m32",

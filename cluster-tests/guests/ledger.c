@@ -10,6 +10,7 @@
 //
 // `pages=N`: before line n, N pages from 2 MiB up are rewritten with n, and each must still hold
 // n - 1. One that does not is a torn checkpoint: `CORRUPT page=<i> want=<n-1> have=<x>`.
+// `disk=N`: N sectors of the first virtio disk are used, too (see disk.c).
 // `interval=N`: iterations of an empty loop between two lines.
 //
 // The guest `dirty` is this one with another default of `pages`.
@@ -99,6 +100,7 @@ static void write_line(uint32_t number)
 void guest_main(const struct start_info *info)
 {
     uint32_t interval = option(command_line(info), "interval", 0);
+    uint32_t disk = option(command_line(info), "disk", 0);
     uint32_t pages = option(command_line(info), "pages", DEFAULT_PAGES);
 
     if (pages > ram_above(info, FIRST_PAGE) / PAGE_SIZE) {
@@ -107,10 +109,17 @@ void guest_main(const struct start_info *info)
     }
     for (uint32_t page = 0; page < pages; page++)
         *page_word(page) = stamp(0);
+    if (disk && (disk > DISK_SECTORS_MAX || !disk_begin())) {
+        put_text("ERROR no virtio disk, or more sectors than 4096\n");
+        power_off();
+    }
+    disk_clear(disk);
     put_text("LEDGER START\n");
     for (;;) {
         line_number++;
         rewrite_pages(pages, line_number);
+        if (disk)
+            disk_round(line_number, disk);
         write_line(line_number);
         obey_console_and_power_button();
         for (volatile uint32_t wait = interval; wait; wait--)

@@ -90,6 +90,12 @@ const char *command_line(const struct start_info *info);
 uint32_t option(const char *line, const char *name, uint32_t otherwise);
 uint64_t ram_above(const struct start_info *info, uint32_t start);
 
+// disk.c
+enum { DISK_SECTORS_MAX = 4096 };
+int disk_begin(void);
+void disk_clear(uint32_t sectors);
+void disk_round(uint32_t round, uint32_t sectors);
+
 // Every guest defines this one.
 void guest_main(const struct start_info *info);
 

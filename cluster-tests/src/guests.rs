@@ -12,7 +12,8 @@ use std::path::Path;
 /// Numbered lines `<n> <time stamp counter>`, as fast as the console takes them.
 ///
 /// Command line: `interval=N` (iterations of an empty loop between lines, default 0), `pages=N`
-/// (pages rewritten and verified before each line, default 0). See [`crate::ledger`].
+/// (pages rewritten and verified before each line, default 0), `disk=N` (sectors of the first virtio
+/// disk that are written and verified, default 0: none). See [`crate::ledger`].
 pub fn ledger() -> &'static Path {
     Path::new(concat!(env!("OUT_DIR"), "/ledger"))
 }

@@ -14,6 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::bed::Bed;
 use crate::observer::Observer;
 
+/// The replicated disk on each node.
+const DISK: &str = "/srv/kemari/disk";
+
 /// The guest of a protected VM; the files are those of the machine that runs the test.
 #[derive(Debug, Clone)]
 pub struct Guest {
@@ -32,6 +35,8 @@ pub struct Guest {
 pub struct Options {
     /// The guest.
     pub guest: Guest,
+    /// MiB of a replicated disk that each node has of its own, empty at first.
+    pub disk_mib: Option<u32>,
     /// Seconds between Pacemaker's monitors: how soon it notices a replica that failed.
     pub monitor_s: u32,
     /// More lines for `[replication]`.
@@ -97,6 +102,9 @@ impl<'a> ProtectedVm<'a> {
             if let Some(initrd) = &vm.options.guest.initrd {
                 vm.put(node, initrd, "/srv/kemari/initrd")?;
             }
+            if let Some(mib) = vm.options.disk_mib {
+                vm.run(node, &format!("truncate -s {mib}M {DISK}"))?;
+            }
             bed.write(node, "/etc/kemari/vm.toml", description.as_bytes(), 0o644)?;
             vm.start_agent(node)?;
         }
@@ -115,6 +123,9 @@ impl<'a> ProtectedVm<'a> {
             .initrd
             .as_ref()
             .map_or("", |_| "initrd = \"/srv/kemari/initrd\"\n");
+        let disk = self.options.disk_mib.map_or_else(String::new, |_| {
+            format!("[[disk]]\nid = \"data\"\npath = \"{DISK}\"\n\n")
+        });
         let addresses: String = self
             .bed
             .nodes()
@@ -123,7 +134,7 @@ impl<'a> ProtectedVm<'a> {
             .collect();
         format!(
             "[vm]\nname = \"vm\"\nmemory_mib = {}\n\n[boot]\nkernel = \"/srv/kemari/kernel\"\n\
-             {initrd}cmdline = {:?}\n\n[console]\noutput = {sink:?}\n\n[replication]\n{}\n\
+             {initrd}cmdline = {:?}\n\n{disk}[console]\noutput = {sink:?}\n\n[replication]\n{}\n\
              [replication.addresses]\n{addresses}",
             guest.memory_mib, guest.cmdline, self.options.replication,
         )

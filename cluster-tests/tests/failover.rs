@@ -25,9 +25,10 @@ fn ledger_vm() -> Options {
         guest: Guest {
             kernel: guests::ledger().to_owned(),
             initrd: None,
-            cmdline: "pages=32 interval=2000".to_owned(),
+            cmdline: "pages=32 disk=256 interval=2000".to_owned(),
             memory_mib: 256,
         },
+        disk_mib: Some(16),
         monitor_s: 2,
         replication: String::new(),
         patience: Duration::from_secs(90),

@@ -19,6 +19,7 @@ fn ledger_vm() -> Options {
             cmdline: "pages=16 interval=2000".to_owned(),
             memory_mib: 64,
         },
+        disk_mib: None,
         monitor_s: 5,
         replication: String::new(),
         patience: Duration::from_secs(90),

@@ -9,16 +9,18 @@ use std::sync::Arc;
 use kemari_api::VmName;
 use kemari_api::config::{DiskIo, DiskSection, NetworkSection, VmConfig};
 use kemari_replication::NetworkPort;
+use kemari_replication::storage::DiskNumber;
 use kemari_vmm::backend::{
-    Backends, DiscardPolicy, DiskAttachment, DiskOptions, DiskSerial, DiskSerialError, IoEngine,
-    MacAddress, MacAddressError, NetworkAttachment, OpenDiskError, OpenTapError, RawDisk, Tap,
-    TapOptions,
+    Backends, DiscardPolicy, DiskAttachment, DiskBackend, DiskOptions, DiskSerial, DiskSerialError,
+    IoEngine, MacAddress, MacAddressError, NetworkAttachment, OpenDiskError, OpenTapError, RawDisk,
+    Tap, TapOptions,
 };
 use thiserror::Error;
 
 use crate::disk::SharedDisk;
 use crate::machine_config::open_boot_disk;
 use crate::outputs::{Interface, Outputs, TappedConsole, TappedNetwork, TypedInput};
+use crate::storage::Storage;
 
 /// Something the description names could not be opened.
 #[derive(Debug, Error)]
@@ -91,6 +93,7 @@ struct Platter {
 pub struct Attachments {
     plugs: Vec<Plug>,
     platters: Vec<Platter>,
+    storage: Storage,
     console: Option<TypedInput>,
     boot_disk: Option<File>,
 }
@@ -108,7 +111,7 @@ impl Attachments {
             .filter_map(|(section, number)| Some((section, NetworkPort::new(number)?)))
             .map(|(section, port)| plug(&config.vm.name, section, port))
             .collect::<Result<_, _>>()?;
-        let platters = config.disk.iter().map(platter).collect::<Result<_, _>>()?;
+        let (platters, storage) = disks(&config.disk)?;
         let console = config
             .console
             .virtio
@@ -125,6 +128,7 @@ impl Attachments {
         Ok(Self {
             plugs,
             platters,
+            storage,
             console,
             boot_disk,
         })
@@ -148,11 +152,9 @@ impl Attachments {
         self.boot_disk.as_ref()
     }
 
-    /// Whether the guest can write to a disk.
-    pub fn has_writable_disk(&self) -> bool {
-        self.platters
-            .iter()
-            .any(|platter| !platter.disk.is_read_only())
+    /// The disks that are replicated.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// The back ends for a machine, each network behind the event-tap.
@@ -223,8 +225,37 @@ fn plug(vm: &VmName, section: &NetworkSection, port: NetworkPort) -> Result<Plug
     })
 }
 
-fn platter(section: &DiskSection) -> Result<Platter, AttachError> {
-    let id = || section.id.to_string();
+/// Opens all disks; those that are replicated get their back end through the log.
+fn disks(sections: &[DiskSection]) -> Result<(Vec<Platter>, Storage), AttachError> {
+    let opened: Vec<_> = sections.iter().map(open_disk).collect::<Result<_, _>>()?;
+    let contents = sections
+        .iter()
+        .zip(&opened)
+        .map(|(section, disk)| section.is_replicated().then(|| disk.content()))
+        .collect();
+    let descriptors = |id: String| move |source| AttachError::Descriptors { id, source };
+    let storage = Storage::new(contents).map_err(descriptors("disk".to_owned()))?;
+    let numbers = (0..).map_while(DiskNumber::new);
+    let mut platters = Vec::new();
+    for ((section, disk), number) in sections.iter().zip(opened).zip(numbers) {
+        let id = section.id.to_string();
+        let backend: Box<dyn DiskBackend> = if section.is_replicated() {
+            Box::new(storage.tap(number, disk).map_err(descriptors(id.clone()))?)
+        } else {
+            Box::new(disk)
+        };
+        let disk = SharedDisk::new(backend).map_err(descriptors(id.clone()))?;
+        let serial = section
+            .serial()
+            .as_str()
+            .parse::<DiskSerial>()
+            .map_err(|source| AttachError::Serial { id, source })?;
+        platters.push(Platter { serial, disk });
+    }
+    Ok((platters, storage))
+}
+
+fn open_disk(section: &DiskSection) -> Result<RawDisk, AttachError> {
     let options = DiskOptions {
         read_only: section.read_only,
         direct: section.direct,
@@ -239,14 +270,8 @@ fn platter(section: &DiskSection) -> Result<Platter, AttachError> {
             DiskIo::Plain => IoEngine::Plain,
         },
     };
-    let disk = RawDisk::open(section.path.as_path(), options)
-        .map_err(|source| AttachError::Disk { id: id(), source })?;
-    let serial = section
-        .serial()
-        .as_str()
-        .parse::<DiskSerial>()
-        .map_err(|source| AttachError::Serial { id: id(), source })?;
-    let disk = SharedDisk::new(Box::new(disk))
-        .map_err(|source| AttachError::Descriptors { id: id(), source })?;
-    Ok(Platter { serial, disk })
+    RawDisk::open(section.path.as_path(), options).map_err(|source| AttachError::Disk {
+        id: section.id.to_string(),
+        source,
+    })
 }

@@ -19,24 +19,27 @@
 
 mod capture;
 mod command;
+mod copy;
 mod finish;
 mod migration;
 mod pair;
 mod roles;
 mod snapshot;
 pub mod statistics;
+mod verify;
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use kemari_api::config::VmConfig;
-use kemari_api::replica::ReplicaStatus;
+use kemari_api::config::{DiskStorage, VmConfig};
+use kemari_api::replica::{DiskState, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role};
 use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::TriggerConfig;
 use kemari_replication::wire::{Purpose, VmIdentity};
-use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig};
+use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig, MachineFingerprint};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::attachments::Attachments;
@@ -45,13 +48,15 @@ use crate::link::active::{LinkEvent, LinkId};
 use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
-use crate::record::LicenceFile;
+use crate::record::{DiskRecord, DiskRecordFile, LicenceFile, Record};
 use crate::sandbox;
+use crate::storage::{DiskEvent, DiskJobs, PassiveDisks};
 use capture::Capture;
 use finish::Finish;
 use migration::Migration;
 use pair::{LinkState, Progress};
 use statistics::Statistics;
+use verify::Verify;
 
 pub use command::{Answer, ConductorHandle, Refusal, Request};
 
@@ -66,6 +71,8 @@ pub enum Input {
     OutputQueued,
     /// From the connection to a passive replica.
     Link(LinkId, LinkEvent),
+    /// From the thread that reads disks, for this link.
+    Disk(LinkId, DiskEvent),
     /// From the connection of an active replica.
     Passive(PassiveEvent),
 }
@@ -92,6 +99,9 @@ pub struct Conductor {
     waits_for: Purpose,
     migration: Option<Migration>,
     attachments: Attachments,
+    disk_jobs: DiskJobs,
+    passive_disks: PassiveDisks,
+    disks: DiskState,
     outputs: Arc<Outputs>,
     input_slot: InputSlot,
     endpoint: Option<Endpoint>,
@@ -117,6 +127,7 @@ pub struct Conductor {
     progress: Progress,
     next_link: u64,
     capture: Capture,
+    verify: Option<Verify>,
     finish: Option<Finish>,
     end: Option<End>,
 }
@@ -141,6 +152,9 @@ pub struct Setup {
 
 impl Conductor {
     /// A waiting replica with a machine that holds nothing.
+    ///
+    /// # Errors
+    /// The machine cannot be made, or a thread not started.
     pub fn new(setup: Setup) -> Result<(Self, ConductorHandle), CreateMachineError> {
         let Setup {
             config,
@@ -151,6 +165,18 @@ impl Conductor {
             waits_for,
             record,
         } = setup;
+        let storage = attachments.storage();
+        storage.log().tell(sender.clone());
+        let disk_jobs = storage
+            .start_thread(sender.clone())
+            .map_err(CreateMachineError::Devices)?;
+        let disk_record = DiskRecordFile::beside(&record).map_err(CreateMachineError::Devices)?;
+        let passive_disks = storage.passive(disk_jobs.clone(), disk_record);
+        let disks = if storage.is_replicated() {
+            DiskState::Own
+        } else {
+            DiskState::None
+        };
         let queue_bytes = config.replication.queue_kib_max.get() as usize * 1024;
         let outputs = Outputs::new(queue_bytes, attachments.interfaces(), sender.clone());
         let machine = new_machine(&machine_config, &attachments, &outputs, &sender, 0)?;
@@ -166,6 +192,7 @@ impl Conductor {
             running: false,
             generation: Generation::default(),
             epoch: Epoch::default(),
+            disks,
             peer: String::new(),
             listen: String::new(),
             detail: String::new(),
@@ -187,6 +214,9 @@ impl Conductor {
             waits_for,
             migration: None,
             attachments,
+            disk_jobs,
+            passive_disks,
+            disks,
             outputs,
             input_slot,
             endpoint: None,
@@ -207,6 +237,7 @@ impl Conductor {
             progress: Progress::default(),
             next_link: 0,
             capture: Capture::default(),
+            verify: None,
             finish: None,
             end: None,
         };
@@ -233,9 +264,11 @@ impl Conductor {
                     std::iter::once(0..self.machine.memory().page_count()).collect(),
                 )
                 .expect("one stretch of RAM that is not empty"),
+                disks: self.attachments.storage().layouts().to_vec(),
                 difference: fingerprint_difference,
             },
             ram: self.machine.memory(),
+            disks: self.passive_disks.clone(),
             silence_max: self.silence_max(),
             purpose: self.waits_for,
         }
@@ -252,9 +285,16 @@ impl Conductor {
         self.listen = listen;
     }
 
-    /// Starts from the newest generation this node's record knows of.
-    pub fn remember(&mut self, generation: Generation) {
-        self.generation = generation;
+    /// Starts from what this node's records know.
+    pub fn remember(&mut self, licence: Option<Record>, disks: Option<DiskRecord>) {
+        let ran = licence.map_or_else(Generation::default, |record| record.generation);
+        self.generation = ran;
+        if let Some(received) = disks.filter(|_| self.disks != DiskState::None)
+            && received.generation >= ran
+        {
+            self.generation = received.generation;
+            self.disks = received.state.shown();
+        }
     }
 
     /// Works until the replica ends.
@@ -283,6 +323,7 @@ impl Conductor {
             Input::Guest(machine, event) if machine == self.machine_number => self.guest(event),
             Input::Guest(..) | Input::OutputQueued => {}
             Input::Link(id, event) => self.link_event(id, event),
+            Input::Disk(id, event) => self.disk_event(id, event),
             Input::Passive(event) => self.passive_event(event),
         }
     }
@@ -344,6 +385,7 @@ impl Conductor {
             running: self.role == Role::Active && self.running,
             generation: self.generation,
             epoch: self.epoch,
+            disks: self.disks,
             peer: self
                 .peer
                 .as_ref()
@@ -367,8 +409,11 @@ impl Conductor {
     }
 
     fn identity(&self) -> VmIdentity {
-        let fingerprint =
-            postcard::to_stdvec(&self.machine.fingerprint()).expect("a fingerprint is plain data");
+        let fingerprint = ReplicaFingerprint {
+            machine: self.machine.fingerprint(),
+            disks: self.config.disk.iter().map(|disk| disk.storage).collect(),
+        };
+        let fingerprint = postcard::to_stdvec(&fingerprint).expect("a fingerprint is plain data");
         VmIdentity {
             vm: self.config.vm.name.clone(),
             fingerprint,
@@ -420,12 +465,41 @@ fn new_machine(
     Ok(machine)
 }
 
+/// What two replicas of a VM must agree on.
+#[derive(Debug, Serialize, Deserialize)]
+struct ReplicaFingerprint {
+    machine: MachineFingerprint,
+    /// Where each disk's other copy is. Engines before protocol version 3 do not say; they have no
+    /// replicated disks.
+    disks: Vec<DiskStorage>,
+}
+
 /// What keeps two machines from being replicas of one VM. Small differences (a TSC calibrated anew
 /// at each boot) do not.
 fn fingerprint_difference(ours: &[u8], theirs: &[u8]) -> Option<String> {
-    let decode = |bytes| postcard::from_bytes::<kemari_vmm::MachineFingerprint>(bytes).ok();
-    match (decode(ours), decode(theirs)) {
-        (Some(ours), Some(theirs)) => ours.difference(&theirs),
-        _ => Some("the other engine describes its machine in a form this one does not know".into()),
-    }
+    let machine = |bytes| postcard::from_bytes::<MachineFingerprint>(bytes).ok();
+    let (Some(our_machine), Some(their_machine)) = (machine(ours), machine(theirs)) else {
+        return Some(
+            "the other engine describes its machine in a form this one does not know".into(),
+        );
+    };
+    let disks = |bytes| {
+        postcard::from_bytes::<ReplicaFingerprint>(bytes)
+            .map_or_else(|_| Vec::new(), |fingerprint| fingerprint.disks)
+    };
+    our_machine
+        .difference(&their_machine)
+        .or_else(|| storage_difference(&disks(ours), &disks(theirs)))
+}
+
+fn storage_difference(ours: &[DiskStorage], theirs: &[DiskStorage]) -> Option<String> {
+    let differs = ours
+        .iter()
+        .zip(theirs)
+        .position(|(ours, theirs)| ours != theirs);
+    let number = differs?;
+    let (ours, theirs) = (ours.get(number)?, theirs.get(number)?);
+    Some(format!(
+        "disk {number} is {ours} here and {theirs} there (storage in [[disk]])"
+    ))
 }

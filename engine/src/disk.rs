@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A disk that outlives machines: each machine's device gets a handle to it.
-//!
-//! This is where a disk's writes will pass the event-tap. Until they do, a machine with a disk that
-//! its guest can write to is not replicated.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,11 +33,6 @@ impl SharedDisk {
             geometry: disk.geometry(),
             inner: Arc::new(Mutex::new(disk)),
         })
-    }
-
-    /// Whether no guest can change it.
-    pub fn is_read_only(&self) -> bool {
-        self.geometry.read_only
     }
 
     fn lock(&self) -> MutexGuard<'_, Box<dyn DiskBackend>> {

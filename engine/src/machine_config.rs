@@ -67,7 +67,10 @@ pub enum MachineConfigError {
 ///
 /// # Errors
 /// The first thing it asks for that this engine does not have, or a disk that does not boot.
-pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, MachineConfigError> {
+pub fn machine_config(
+    config: &VmConfig,
+    boot_disk: BootDisk,
+) -> Result<MachineConfig, MachineConfigError> {
     if let Some(first) = unsupported(config).into_iter().next() {
         return Err(first.into());
     }
@@ -79,8 +82,49 @@ pub fn machine_config(config: &VmConfig) -> Result<MachineConfig, MachineConfigE
         cpu: cpu(config.vm.cpu),
         rng: presence(config.rng.enabled),
         balloon: balloon(config),
-        boot: boot_source(config, None)?,
+        boot: match boot_source(config, None) {
+            Err(MachineConfigError::BootDisk { disk, source })
+                if boot_disk == BootDisk::MayBeEmpty && boots_from_replicated(config) =>
+            {
+                tracing::info!(
+                    vm = %config.vm.name, %disk,
+                    "nothing to boot yet, it waits for a copy: {source}"
+                );
+                nothing_to_boot()
+            }
+            source => source?,
+        },
     })
+}
+
+/// What a boot disk must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootDisk {
+    /// The guest is started from it.
+    MustBoot,
+    /// If it is replicated its content may come from the other replica.
+    MayBeEmpty,
+}
+
+/// What a machine has that waits for its boot disk's content.
+pub fn nothing_to_boot() -> BootSource {
+    let bytes = Arc::default();
+    BootSource {
+        kernel: BootFile::Bytes {
+            name: String::new(),
+            bytes,
+        },
+        initrd: None,
+        cmdline: String::new(),
+    }
+}
+
+fn boots_from_replicated(config: &VmConfig) -> bool {
+    let BootSection::Disk(boot) = &config.boot else {
+        return false;
+    };
+    let disk = config.disk.iter().find(|disk| disk.id == boot.disk);
+    disk.is_some_and(|disk| disk.is_replicated())
 }
 
 /// Where the guest starts; on a disk it may have changed since the last boot. `disk` is that disk, by
@@ -252,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_description_becomes_a_machine() {
-        let machine = machine_config(&config("")).unwrap();
+        let machine = machine_config(&config(""), BootDisk::MustBoot).unwrap();
         assert_eq!(machine.memory.mib(), 64);
         assert_eq!(
             machine.boot.kernel,
@@ -270,7 +314,7 @@ mod tests {
             lock: MemoryLock::Now,
             numa: Some(kemari_vmm::NumaNode(1)),
         };
-        let machine = machine_config(&config(more)).unwrap();
+        let machine = machine_config(&config(more), BootDisk::MustBoot).unwrap();
         assert_eq!(machine.memory_options, expected);
         assert_eq!(machine.dirty_tracking, kemari_vmm::DirtyTracking::Bitmap);
     }

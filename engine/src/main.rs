@@ -29,6 +29,7 @@ mod record;
 mod run;
 mod sandbox;
 mod snapshot;
+mod storage;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The licence on disk: which right to run this replica last had.
+//! The records of a replica on disk: which right to run it last had, and what its disks are.
 //!
-//! It is written durably before the right is used (design: "Licence kind on disk first"). After a
+//! The licence is written durably before the right is used (design: "Licence kind on disk first"). After a
 //! crash of everything it tells whether this replica may have been the last one that let outputs
 //! out. The file is replaced atomically; one that cannot be read is an error, never "no record".
 //!
@@ -10,23 +10,22 @@
 //! opened before that and used by its descriptor. Engines before the sandbox kept the record as
 //! `NAME.licence` in `/var/lib/kemari`; that one counts until it is moved, at the next start.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+mod directory;
+mod disks;
+
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kemari_api::{Generation, VmName, place};
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The record's name in its directory, and that of the one that will replace it.
+pub use disks::{DiskRecord, DiskRecordFile, DiskRecordState};
+
+/// The record's name in its directory.
 const NAME: &str = "licence";
-const NEW_NAME: &str = "licence.new";
-/// More than any record has.
-const RECORD_BYTES_MAX: u64 = 4096;
 
 /// The kind of right a replica had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +63,7 @@ pub struct Record {
 
 /// The record could not be read or written.
 #[derive(Debug, Error)]
-#[error("Cannot {what} the licence record {}: {cause}; check the file system of {}",
+#[error("Cannot {what} the record {}: {cause}; check the file system of {}",
     path.display(), place::state_dir().display())]
 pub struct RecordError {
     what: &'static str,
@@ -103,18 +102,7 @@ impl LicenceFile {
     }
 
     fn prepare(&self, owner: Option<(Uid, Gid)>) -> io::Result<File> {
-        if let Some(parent) = self.directory.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let made = DirBuilder::new().mode(0o700).create(&self.directory);
-        match made {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let directory = File::open(&self.directory)?;
-        if let Some((user, group)) = owner {
-            fchown(&directory, Some(user), Some(group))?;
-        }
+        let directory = directory::open(&self.directory, owner)?;
         if self.old_path.exists() && !self.path().exists() {
             fs::rename(&self.old_path, self.path())?;
             directory.sync_all()?;
@@ -134,7 +122,7 @@ impl LicenceFile {
     /// What it says; `None` if this replica never had a right to run.
     pub fn read(&self) -> Result<Option<Record>, RecordError> {
         for path in [self.path(), self.old_path.clone()] {
-            match read(&path) {
+            match directory::read(&path) {
                 Ok(bytes) => {
                     let record = serde_json::from_slice(&bytes);
                     return record
@@ -157,16 +145,7 @@ impl LicenceFile {
     fn replace(&self, record: Record) -> io::Result<()> {
         let not_open = || io::Error::other("its directory is not open");
         let directory = self.opened.as_ref().ok_or_else(not_open)?;
-        // One that an engine of another user left behind could not be written to.
-        let _ = unlinkat(directory, NEW_NAME, UnlinkatFlags::NoRemoveDir);
-        let how = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let mut file = File::from(openat(directory, NEW_NAME, how, mode)?);
-        serde_json::to_writer(&mut file, &record)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        renameat(directory, NEW_NAME, directory, NAME)?;
-        directory.sync_all()
+        directory::replace(directory, NAME, &record)
     }
 
     fn error(&self, what: &'static str, cause: io::Error) -> RecordError {
@@ -176,18 +155,6 @@ impl LicenceFile {
     fn error_at(what: &'static str, path: PathBuf, cause: io::Error) -> RecordError {
         RecordError { what, path, cause }
     }
-}
-
-/// Reads a record. The directory belongs to an unprivileged user: whatever lies there that is no
-/// plain file is not followed, waited for or read without a bound.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::options()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path)?;
-    let mut bytes = Vec::new();
-    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

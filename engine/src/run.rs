@@ -24,9 +24,9 @@ use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{Consoles, ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
 use crate::link::passive::{Endpoint, Held, receive_recorded};
-use crate::machine_config::{MachineConfigError, machine_config};
+use crate::machine_config::{BootDisk, MachineConfigError, machine_config, nothing_to_boot};
 use crate::outputs::{self, Origin, Sink, Typist};
-use crate::record::{Kind, LicenceFile, Record};
+use crate::record::{DiskRecordFile, Kind, LicenceFile, Record};
 use crate::sandbox::{self, Paths, Plan};
 
 /// How long an engine that ends stays for the answer to whoever asked.
@@ -40,7 +40,12 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let mut config = VmConfig::load(&arguments.config).map_err(|error| configuration(&error))?;
     config.sandbox.enabled &= !arguments.no_sandbox;
     check_files(&config)?;
-    let machine = machine_config(&config).map_err(|error| {
+    let role = if arguments.incoming.is_some() {
+        BootDisk::MayBeEmpty
+    } else {
+        BootDisk::MustBoot
+    };
+    let machine = machine_config(&config, role).map_err(|error| {
         let kind = match error {
             MachineConfigError::Unsupported(_) => FailureKind::Configuration,
             MachineConfigError::BootDisk { .. } => FailureKind::NotInstalled,
@@ -48,8 +53,10 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
         Failure::new(kind, &error)
     })?;
     // A replica that waits would otherwise find out only when it is promoted.
-    kemari_vmm::check_boot(&machine)
-        .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
+    if machine.boot != nothing_to_boot() {
+        kemari_vmm::check_boot(&machine)
+            .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
+    }
     let plan = Plan::of(&config.sandbox)
         .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
     let node = match &arguments.node {
@@ -241,6 +248,10 @@ async fn supervise(
     let record = licence
         .read()
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let disk_record = DiskRecordFile::beside(&licence)
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?
+        .read()
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
     let sink = Sink::prepare(config.console.output.clone());
     let snapshot = open_snapshot(&start)?;
     let attachments = Attachments::open(&config)
@@ -264,9 +275,7 @@ async fn supervise(
         record: licence,
     })
     .map_err(|error| creation(&error))?;
-    if let Some(record) = record {
-        conductor.remember(record.generation);
-    }
+    conductor.remember(record, disk_record);
     if let Some(listener) = listener {
         let endpoint = Endpoint::start(listener, conductor.receiving(), inputs)
             .map_err(|error| Failure::new(FailureKind::Other, &error))?;

@@ -30,6 +30,7 @@ fn replica(node: &str, console: &str, cmdline: &str) -> ReplicaProcess {
         cmdline,
         console,
         replication: "",
+        sections: "",
     };
     ReplicaProcess::start(node, &description)
 }

@@ -21,6 +21,7 @@ fn description(console: &str) -> Description<'_> {
         cmdline: "pages=64",
         console,
         replication: "",
+        sections: "",
     }
 }
 

@@ -51,6 +51,7 @@ impl Outside {
             cmdline,
             console: &self.console,
             replication: "",
+            sections: "",
         }
     }
 
@@ -364,6 +365,7 @@ fn synchronous_mode_stops_the_guest_until_each_acknowledgement() {
     let outside = Outside::new();
     let synchronous = Description {
         replication: "synchronous = true\n",
+        sections: "",
         ..outside.description("pages=8")
     };
     let mut a = ReplicaProcess::start("a", &synchronous);
@@ -390,6 +392,7 @@ fn a_reset_of_the_guest_is_replicated_like_everything_else() {
         cmdline: "",
         console: &console,
         replication: "",
+        sections: "",
     };
     let mut a = ReplicaProcess::start("a", &description);
     let b = ReplicaProcess::start("b", &description);

@@ -31,6 +31,7 @@ fn running(arguments: &[&str]) -> (ReplicaProcess, tempfile::TempDir, PathBuf) {
         cmdline: "",
         console: &sink,
         replication: "",
+        sections: "",
     };
     let engine = ReplicaProcess::start_with("a", &description, arguments);
     engine.promote(Promotion::ColdStart, 1).unwrap();
@@ -125,6 +126,7 @@ fn waiting() -> ReplicaProcess {
             cmdline: "",
             console: "none",
             replication: "",
+            sections: "",
         },
     )
 }

@@ -23,6 +23,7 @@ fn description(console: &str, memory_mib: u32) -> Description<'_> {
         cmdline: "pages=64",
         console,
         replication: "",
+        sections: "",
     }
 }
 

@@ -7,7 +7,7 @@
 //!  active, also when the agents promoted it provisionally   10000      before any other
 //!  passive, in sync                                          1000      yes: nothing is lost
 //!  waiting, quorate, no better copy known to the agents         5      yes: the first boot
-//!  waiting, any other                                        none      no
+//!  waiting, any other, or its disks are only a copy          none      no
 //!  passive, not in sync                                      none      no: its state has a gap
 //!  outdated                                             -INFINITY      never
 //!  no answer, dead, stopped                                  none      no
@@ -20,7 +20,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kemari_api::agent::{ClusterView, ReplicaView};
-use kemari_api::replica::ReplicaStatus;
+use kemari_api::replica::{DiskState, ReplicaStatus};
 use kemari_api::{NodeName, Role};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -65,6 +65,11 @@ pub(crate) fn may_boot(view: &ClusterView, own: &ReplicaStatus) -> Result<(), St
     if !view.quorate {
         return Err("this partition has no quorum".to_owned());
     }
+    if matches!(own.disks, DiskState::Copy | DiskState::Incomplete) {
+        return Err(
+            "its disks are a copy of those of the node where the guest ran last".to_owned(),
+        );
+    }
     for other in &view.replicas {
         let status = &other.status;
         if status.vm != own.vm || status.node == own.node {
@@ -75,6 +80,15 @@ pub(crate) fn may_boot(view: &ClusterView, own: &ReplicaStatus) -> Result<(), St
             Role::Passive => status.in_sync,
             Role::Waiting | Role::Outdated => false,
         };
+        if own.disks == DiskState::Own
+            && status.disks == DiskState::Own
+            && status.generation > own.generation
+        {
+            return Err(format!(
+                "the disks of {} are newer, generation {}",
+                status.node, status.generation
+            ));
+        }
         if holds_state {
             return Err(format!(
                 "the replica on {} is {}, generation {}",

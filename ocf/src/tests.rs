@@ -2,7 +2,7 @@
 //! What the unit tests of several modules share, and the tests of the score table.
 
 use kemari_api::agent::{ClusterView, ReplicaView};
-use kemari_api::replica::ReplicaStatus;
+use kemari_api::replica::{DiskState, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 
 use crate::engine::Engine;
@@ -20,6 +20,7 @@ pub(crate) fn status(role: Role) -> ReplicaStatus {
         running: false,
         generation: Generation::new(3),
         epoch: Epoch::new(0),
+        disks: DiskState::None,
         peer: String::new(),
         listen: String::new(),
         detail: String::new(),

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{Node, fails};
-use kemari_api::replica::{self, Promotion, ReplicaStatus};
+use kemari_api::replica::{self, DiskState, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -48,6 +48,7 @@ impl StandIn {
             running: true,
             generation: Generation::new(1),
             epoch: Epoch::new(0),
+            disks: DiskState::None,
             peer: String::new(),
             listen: String::new(),
             detail: "it stands in".to_owned(),

@@ -4,6 +4,7 @@
 //! A request is never left without an answer: every obstacle has a patience in ticks, and the
 //! caller's own time-out arrives as `Cancelled`.
 
+use kemari_api::replica::{DiskState, ReplicaStatus};
 use kemari_api::{Generation, Licence, NodeName, Role};
 
 use super::cluster::Cluster;
@@ -183,8 +184,52 @@ impl Vm {
                 "The replica of VM {vm} on node {} holds no complete checkpoint",
                 cluster.node
             )),
-            _ => self.verdict_cold_start(cluster),
+            _ => self
+                .older_disks(cluster, local)
+                .unwrap_or_else(|| self.verdict_cold_start(cluster)),
         }
+    }
+
+    /// What keeps the guest from being booted from this node's replicated disks: newer ones
+    /// elsewhere, or the possibility of them.
+    fn older_disks(&self, cluster: &Cluster, local: &ReplicaStatus) -> Option<Verdict> {
+        let (vm, here) = (&self.name, &cluster.node);
+        match local.disks {
+            DiskState::None => return None,
+            DiskState::Copy | DiskState::Incomplete => {
+                return Some(wait_short(format!(
+                    "The disks of VM {vm} on node {here} are {} of those of the node where it ran \
+                     last: start it there",
+                    match local.disks {
+                        DiskState::Copy => "a copy",
+                        _ => "an incomplete copy",
+                    }
+                )));
+            }
+            DiskState::Own => {}
+        }
+        let newer = |(_, other): &(&NodeName, &ReplicaStatus)| {
+            other.disks == DiskState::Own && other.generation > local.generation
+        };
+        if let Some((node, other)) = self.others.iter().find(newer) {
+            return Some(wait_short(format!(
+                "Node {node} ran VM {vm} after node {here} did (generation {}, here {}), so its \
+                 disks are newer: promote that one",
+                other.generation, local.generation
+            )));
+        }
+        let (newest, holders) = self.turn_before(cluster);
+        let silent = holders
+            .iter()
+            .find(|holder| newest > local.generation && !self.others.contains_key(*holder));
+        silent.map(|holder| {
+            wait(format!(
+                "Node {holder} had the right to run VM {vm} with generation {newest}, and its engine \
+                 is not there to say whether its disks are newer than those of node {here} \
+                 (generation {}): start the resource there, too",
+                local.generation
+            ))
+        })
     }
 
     fn verdict_take_over(&self, cluster: &Cluster, generation: Generation) -> Verdict {

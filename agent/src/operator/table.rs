@@ -108,7 +108,7 @@ fn row(replica: &ReplicaView) -> [String; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kemari_api::replica::ReplicaStatus;
+    use kemari_api::replica::{DiskState, ReplicaStatus};
     use kemari_api::{Epoch, Generation, Licence, Role};
 
     fn view() -> ClusterView {
@@ -123,6 +123,7 @@ mod tests {
                 running: true,
                 generation: Generation::new(3),
                 epoch: Epoch::new(9),
+                disks: DiskState::None,
                 peer: String::new(),
                 listen: String::new(),
                 detail: "replicating".to_owned(),

@@ -93,7 +93,11 @@ fn hear_while_true(world: &mut World, truthful: bool) {
 }
 
 fn history(nodes: usize, steps: &[Step]) {
-    let mut world = World::new(nodes);
+    history_of(World::new(nodes), nodes, steps);
+    history_of(World::with_disks(nodes), nodes, steps);
+}
+
+fn history_of(mut world: World, nodes: usize, steps: &[Step]) {
     world.settle(1);
     world.promote(0);
     world.settle(2);

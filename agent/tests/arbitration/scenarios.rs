@@ -244,3 +244,56 @@ fn an_agent_without_records_learns_before_it_votes() {
     fresh.settle(3);
     assert_eq!(fresh.answers.get(&request), Some(&Ok(())), "{}", vm());
 }
+
+/// n1 active and paired with n2, the VM has a replicated disk.
+fn pair_with_disks(nodes: usize) -> World {
+    let mut world = World::with_disks(nodes);
+    world.settle(1);
+    let request = world.promote(0);
+    world.settle(3);
+    assert_eq!(world.answers.get(&request), Some(&Ok(())));
+    world
+}
+
+#[test]
+fn after_a_power_cut_the_guest_boots_where_it_ran_last() {
+    for nodes in [2, 3] {
+        let mut world = pair_with_disks(nodes);
+        for node in 0..nodes {
+            world.kill_node(node);
+        }
+        (0..nodes).for_each(|node| world.boot(node));
+        world.settle(3);
+        let copy = world.promote(1);
+        world.settle(5);
+        let refused = world.answers.get(&copy).cloned();
+        assert!(
+            matches!(&refused, Some(Err(reason)) if reason.contains("a copy")),
+            "{refused:?}"
+        );
+        let own = world.promote(0);
+        world.settle(5);
+        assert_eq!(world.answers.get(&own), Some(&Ok(())), "{nodes} nodes");
+    }
+}
+
+#[test]
+fn an_older_disk_is_not_booted_from_while_the_newer_one_is_away() {
+    let mut world = pair_with_disks(3);
+    world.kill_node(0);
+    world.settle(3);
+    assert_eq!(world.role(1), SOLO);
+    world.kill_node(1);
+    world.kill_node(2);
+    world.boot(0);
+    world.boot(2);
+    world.settle(3);
+    let older = world.promote(0);
+    world.settle(5);
+    assert_eq!(world.answers.get(&older), None, "it waits for n2");
+    world.boot(1);
+    world.settle(5);
+    let newer = world.promote(1);
+    world.settle(5);
+    assert_eq!(world.answers.get(&newer), Some(&Ok(())));
+}

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kemari_agent::arbitration::message::Record;
 use kemari_agent::arbitration::{Action, Arbiter, Command, Event, RequestId};
-use kemari_api::replica::{Promotion, ReplicaStatus};
+use kemari_api::replica::{DiskState, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role, VmName};
 
 /// One engine process.
@@ -37,15 +37,37 @@ pub struct Node {
     pub engine: Option<Engine>,
     disk: BTreeMap<VmName, Record>,
     admitted: bool,
+    guest_disk: GuestDisk,
     inbox: VecDeque<Event>,
     orders: VecDeque<Action>,
     writes: VecDeque<Option<Record>>,
+}
+
+/// The guest's replicated disk on a node, if the VM has one.
+#[derive(Debug, Clone, Copy)]
+struct GuestDisk {
+    state: DiskState,
+    generation: Generation,
+    /// How far the guest was that wrote it.
+    content: u64,
+}
+
+impl Default for GuestDisk {
+    fn default() -> Self {
+        Self {
+            state: DiskState::Own,
+            generation: Generation::default(),
+            content: 0,
+        }
+    }
 }
 
 /// The cluster.
 #[derive(Debug)]
 pub struct World {
     pub nodes: Vec<Node>,
+    /// Whether the VM has a replicated disk.
+    pub disks: bool,
     pub link: bool,
     /// Highest generation with which an output left, who let it out, and how far the guest was.
     released: (Generation, usize, u64),
@@ -73,7 +95,17 @@ fn index(name: &str) -> usize {
 impl World {
     /// All nodes up, agents in the group, engines waiting on the first two.
     pub fn new(nodes: usize) -> Self {
+        Self::of_vm(nodes, false)
+    }
+
+    /// The same with a VM that has a replicated disk.
+    pub fn with_disks(nodes: usize) -> Self {
+        Self::of_vm(nodes, true)
+    }
+
+    fn of_vm(nodes: usize, disks: bool) -> Self {
         let mut world = Self {
+            disks,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             link: true,
             released: (Generation::default(), usize::MAX, 0),
@@ -150,6 +182,7 @@ impl World {
         *old = Node {
             disk: std::mem::take(&mut old.disk),
             admitted: old.admitted,
+            guest_disk: old.guest_disk,
             ..Node::default()
         };
         self.tell_membership();
@@ -189,7 +222,11 @@ impl World {
             role: Role::Waiting,
             licence: Licence::None,
             in_sync: false,
-            generation: Generation::default(),
+            generation: if self.disks {
+                this.guest_disk.generation
+            } else {
+                Generation::default()
+            },
             peer: None,
             state: 0,
             session: 0,
@@ -231,6 +268,11 @@ impl World {
             running: true,
             generation: engine.generation,
             epoch: Epoch::new(engine.state),
+            disks: if self.disks {
+                self.nodes[node].guest_disk.state
+            } else {
+                DiskState::None
+            },
             peer: engine
                 .peer
                 .map(|peer| name(peer).to_string())
@@ -346,6 +388,7 @@ impl World {
 
     fn become_active(&mut self, node: usize, how: Promotion, generation: Generation) -> bool {
         let released = self.released;
+        let (disks, disk) = (self.disks, self.nodes[node].guest_disk);
         let Some(engine) = &mut self.nodes[node].engine else {
             return false;
         };
@@ -364,15 +407,38 @@ impl World {
                 engine.state,
                 released.2
             );
-        } else {
+        } else if !disks {
             engine.state = released.2 + 1;
+        } else if disk.state == DiskState::Own {
+            assert!(
+                disk.content >= released.2,
+                "n{} boots from a disk of {} but {} has left",
+                node + 1,
+                disk.content,
+                released.2
+            );
+            engine.state = disk.content;
+        } else {
+            return false;
         }
         engine.role = Role::Active;
         engine.licence = Licence::Solo;
         engine.in_sync = false;
         engine.generation = generation;
+        self.write_disk(node, DiskState::Own);
         self.right_of(node, generation);
         true
+    }
+
+    /// The node's disk is what its engine's guest has made of it.
+    fn write_disk(&mut self, node: usize, state: DiskState) {
+        if let Some(engine) = &self.nodes[node].engine {
+            self.nodes[node].guest_disk = GuestDisk {
+                state,
+                generation: engine.generation,
+                content: engine.state,
+            };
+        }
     }
 
     fn go_solo(&mut self, node: usize, generation: Generation) -> bool {
@@ -387,6 +453,7 @@ impl World {
         engine.in_sync = false;
         engine.generation = generation;
         engine.session = 0;
+        self.write_disk(node, DiskState::Own);
         self.right_of(node, generation);
         true
     }
@@ -438,6 +505,7 @@ impl World {
         passive.state = active.state;
         passive.peer = Some(node);
         passive.session = self.pids;
+        self.write_disk(peer, DiskState::Copy);
         if let Some(active) = &mut self.nodes[node].engine {
             active.licence = Licence::Paired;
             active.in_sync = true;
@@ -469,6 +537,7 @@ impl World {
             (Licence::Solo, _) => {
                 engine.state += 1;
                 let (generation, state) = (engine.generation, engine.state);
+                self.write_disk(node, DiskState::Own);
                 self.release(node, generation, state);
             }
             (Licence::Paired | Licence::Cut, Some(peer)) => {
@@ -480,6 +549,8 @@ impl World {
                     passive.state = state;
                     passive.in_sync = true;
                 }
+                self.write_disk(node, DiskState::Own);
+                self.write_disk(peer, DiskState::Copy);
                 self.release(node, generation, state);
             }
             (Licence::Paired, None) => {

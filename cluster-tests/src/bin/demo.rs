@@ -142,6 +142,7 @@ fn linux(narrator: &Narrator) -> Result<Guest> {
 fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -> Result<()> {
     let options = Options {
         guest,
+        disk_mib: None,
         monitor_s: 10,
         replication,
         patience: Duration::from_secs(360),

@@ -19,7 +19,7 @@ pub(super) fn description(hardware: &ServerHardware, command_line: &str, console
     format!(
         "[vm]\nname = \"server\"\nmemory_mib = {memory_mib}\nvcpus = {vcpus}\n\n\
          [boot]\ndisk = \"system\"\ncmdline = \"{command_line}\"\n\n\
-         [[disk]]\nid = \"system\"\npath = \"{disk}\"\ndirect = true\n\n\
+         [[disk]]\nid = \"system\"\npath = \"{disk}\"\ndirect = true\nstorage = \"shared\"\n\n\
          [[network]]\nid = \"lan\"\nbridge = \"{BRIDGE}\"\nmac = \"{}\"\n\n\
          [console]\noutput = \"{console}\"\n",
         lease.mac

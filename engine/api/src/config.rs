@@ -44,10 +44,10 @@ pub use address::{AddressError, ReplicationAddress};
 pub use boot::{BootSection, DiskBoot, KernelBoot};
 pub use bounded::{
     EpochMsMax, GatherUs, MemoryMib, Mtu, NumaNode, OutOfRange, PeerTimeoutMs, Port, QueueKib,
-    QueuePairs, Vcpus,
+    QueuePairs, ResyncMib, Vcpus,
 };
 pub use devices::{BalloonSection, ConsoleSection, RngSection};
-pub use disk::{DISKS_MAX, DiskIo, DiskSection};
+pub use disk::{DISKS_MAX, DiskIo, DiskSection, DiskStorage};
 pub use error::ConfigError;
 pub use files::NamedFile;
 pub use lines::{KeyLines, shown};

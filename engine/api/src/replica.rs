@@ -39,12 +39,40 @@ pub struct ReplicaStatus {
     pub generation: Generation,
     /// Active: the epoch last committed by the peer. Passive: the epoch it would run from.
     pub epoch: Epoch,
+    /// What this node's replicated disks are.
+    pub disks: DiskState,
     /// The node of the other replica, empty if unknown.
     pub peer: String,
     /// Where this replica accepts a replication connection, `kemari:tcp:ADDR:PORT`, or empty.
     pub listen: String,
     /// Why it is in this state, one sentence for people.
     pub detail: String,
+}
+
+/// What the replicated disks of a VM on one node are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[serde(rename_all = "kebab-case")]
+#[zvariant(signature = "s")]
+pub enum DiskState {
+    /// The VM has none.
+    None,
+    /// Nobody but the guest on this node has written to them, as far as this node knows.
+    Own,
+    /// A complete copy of the other replica's, as of its last commit here.
+    Copy,
+    /// Partly overwritten by a copy that has not ended: nothing to boot from.
+    Incomplete,
+}
+
+impl std::fmt::Display for DiskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Own => "own",
+            Self::Copy => "copy",
+            Self::Incomplete => "incomplete",
+        })
+    }
 }
 
 /// From what a replica is made active.

@@ -24,7 +24,9 @@ use std::sync::atomic::AtomicU64;
 use kemari_api::{Epoch, Generation, NodeName};
 
 use crate::protocol::ProtocolError;
-use crate::wire::{FrameHeader, Goodbye, PROTOCOL_VERSION, Purpose, Refusal, VmIdentity};
+use crate::wire::{
+    Differing, FrameHeader, Goodbye, PROTOCOL_VERSION, Purpose, Refusal, VmIdentity,
+};
 
 pub use receiver::ActiveReceiver;
 pub use sender::{ActiveSender, Base, BeginTransaction};
@@ -64,6 +66,8 @@ pub enum ActiveEvent {
         /// The epoch.
         epoch: Epoch,
     },
+    /// It has compared the blocks of a probe.
+    Compared(Differing),
     /// It is alive.
     Alive,
     /// It ends the session.

@@ -8,6 +8,7 @@
 //! * [`active`]: the sender's half of `ft-transaction`; [`passive`]: the receiver's half.
 //! * [`event_tap`]: where outputs wait for the commit; [`licence`]: when they may leave;
 //!   [`gate`]: both put together, so that nothing leaves without a licence.
+//! * [`storage`]: what of replicated disks goes to the passive side.
 //! * [`trigger`]: when the next checkpoint is taken.
 //!
 //! Invariants, asserted in release builds too: an acknowledged epoch was sent, a released output
@@ -27,6 +28,7 @@ pub mod output;
 pub mod page;
 pub mod passive;
 pub mod protocol;
+pub mod storage;
 pub mod trigger;
 pub mod wire;
 

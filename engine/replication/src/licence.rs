@@ -8,7 +8,7 @@
 //! | Joining(Holding) | | Joining(Recorded) | | | Reverting | | |
 //! | Joining(Recorded) | | | Joining(Offered) | | Reverting | | |
 //! | Joining(Offered) | | | Joining(Offered) | Paired | Cut | | |
-//! | Reverting | | | | | Reverting | | Solo (same g, once written) |
+//! | Reverting | | | | | Reverting | | Solo(g′), or the same g, once written |
 //! | Paired | | | Paired | Paired | Cut | | |
 //! | Cut | | | | | Cut | Rejoining | Solo(g′) |
 //! | Rejoining | | | Rejoining | Paired | Cut | | |
@@ -92,8 +92,8 @@ pub enum Licence {
 /// What happens to a licence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LicenceEvent {
-    /// A solo licence was granted and written durably. The generation is new, except for the end
-    /// of [`Licence::Reverting`].
+    /// A solo licence was granted and written durably. The generation is new; only at the end of
+    /// [`Licence::Reverting`] it may be the one held.
     SoloGranted {
         /// Its generation.
         generation: Generation,
@@ -166,7 +166,7 @@ impl Licence {
                 On::SoloGranted { generation },
             ) if generation > old => Self::Solo { generation },
             (Self::Reverting { generation: old }, On::SoloGranted { generation })
-                if generation == old =>
+                if generation >= old =>
             {
                 Self::Solo { generation }
             }

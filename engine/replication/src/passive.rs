@@ -10,10 +10,11 @@
 //! state does it call [`PassiveSession::accept`], which makes the acknowledgement. A connection cut
 //! at any byte before that leaves the replica on the checkpoint before.
 //!
-//! Pages of the initial copy go to RAM at once. From the first of them to the next commit the
+//! Pages of the initial copy go to RAM at once, and so do blocks to disks. From the first of them to the next commit the
 //! replica holds nothing it could run from.
 
 mod action;
+mod changes;
 mod checkpoint;
 mod coverage;
 mod replica;
@@ -22,6 +23,7 @@ mod session;
 mod staging;
 
 pub use action::{Call, PassiveAction, PassiveConfig};
+pub use changes::{ChangeBatch, STAGED_CHANGES_BYTES_MAX, StagedChanges};
 pub use checkpoint::{Checkpoint, PageBatch, StagedPages};
 pub use replica::Replica;
 pub use retained::{RETAINED_BYTES_MAX, Retained};

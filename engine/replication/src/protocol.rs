@@ -8,6 +8,7 @@ use kemari_api::{Epoch, Generation};
 use thiserror::Error;
 
 use crate::page::PageIndex;
+use crate::storage::DiskNumber;
 use crate::wire::{FrameHeader, FrameKind, WireError};
 
 /// Why a session ended in disorder.
@@ -109,6 +110,21 @@ pub enum ProtocolError {
         kind: FrameKind,
         /// The page.
         index: PageIndex,
+    },
+    /// A change or a comparison of a disk that is not replicated, or beyond its end.
+    #[error(
+        "Frame {kind:?}: {length} bytes at {offset} of disk {disk} are no whole sectors of a \
+         replicated disk of this VM"
+    )]
+    OutsideDisk {
+        /// The frame.
+        kind: FrameKind,
+        /// The disk it names.
+        disk: DiskNumber,
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        length: u64,
     },
     /// More of something than announced or allowed.
     #[error("Transaction of epoch {epoch} exceeds its {what}: limit {limit}")]

@@ -44,6 +44,17 @@ pub struct TriggerInput {
     pub output_since: Option<Duration>,
     /// About how many pages were written in the open epoch, if anyone knows.
     pub dirty_pages: Option<u64>,
+    /// What the guest wrote to replicated disks in the open epoch.
+    pub disk_log: DiskLogLength,
+}
+
+/// Whether the log of the open epoch has become long enough to end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskLogLength {
+    /// No.
+    Short,
+    /// Yes.
+    Long,
 }
 
 /// Why a checkpoint is due.
@@ -55,6 +66,8 @@ pub enum Reason {
     LongestEpoch,
     /// The guest wrote many pages.
     DirtyPages,
+    /// The guest wrote much to its disks.
+    DiskLog,
 }
 
 /// What to do.
@@ -89,6 +102,9 @@ impl TriggerConfig {
         {
             return (input.now, Reason::DirtyPages);
         }
+        if input.disk_log == DiskLogLength::Long {
+            return (input.now, Reason::DiskLog);
+        }
         match input
             .output_since
             .map(|since| since.saturating_add(self.gather))
@@ -117,6 +133,7 @@ mod tests {
             last_start: MS * 100,
             output_since: None,
             dirty_pages: None,
+            disk_log: DiskLogLength::Short,
         }
     }
 
@@ -156,6 +173,15 @@ mod tests {
             ..input
         };
         assert_eq!(CONFIG.decide(&input), Decision::Now(Reason::DirtyPages));
+    }
+
+    #[test]
+    fn a_long_disk_log_ends_the_epoch() {
+        let input = TriggerInput {
+            disk_log: DiskLogLength::Long,
+            ..quiet(110)
+        };
+        assert_eq!(CONFIG.decide(&input), Decision::Now(Reason::DiskLog));
     }
 
     #[test]

@@ -35,6 +35,19 @@
 //! | 12 | 1 | kind: 1 console |
 //! | 13 | 3 | reserved, 0 |
 //!
+//! Change entry in DiskCopy and DiskLog (24 bytes, then the data of a write):
+//!
+//! | offset | bytes | field |
+//! | ---: | ---: | --- |
+//! | 0 | 8 | where it begins on the disk, in bytes |
+//! | 8 | 8 | how many bytes of the disk it is about |
+//! | 16 | 1 | the disk's place in the description, 0 to 15 |
+//! | 17 | 1 | 1 write (at most 256 KiB), 2 zeroes, 3 zeroes that free space, 4 discard, 5 flush |
+//! | 18 | 6 | reserved, 0 |
+//!
+//! DiskProbe and DiskDiffers: where the first block begins (8 bytes), the disk (1), reserved (7);
+//! then the XXH3-128 of each 64 KiB block, or a bit a block (8 bytes).
+//!
 //! Begin: delivered_up_to, base, pages, console position, 8 bytes each. Commit: pages, state bytes,
 //! outputs, payload bytes, digest, 8 bytes each. Hello: oldest and newest protocol version, 2 bytes
 //! each, then postcard. Welcome, Refuse, Goodbye: postcard. Ack, Heartbeat, Delivered: empty.
@@ -42,6 +55,7 @@
 //! The order of frames, the limits and the meaning of each are in `docs/wire-protocol.md`.
 
 pub mod digest;
+pub mod disks;
 pub mod error;
 pub mod frame;
 pub mod header;
@@ -50,6 +64,7 @@ pub mod outputs;
 pub mod pages;
 
 pub use digest::TransactionDigest;
+pub use disks::{Differing, Probe};
 pub use error::WireError;
 pub use frame::{FrameDecoder, FrameWriter};
 pub use header::{

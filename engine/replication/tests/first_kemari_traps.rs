@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The traps the first Kemari fell into, a test for each that concerns transactions and outputs.
+//!
+//! Trap 8, that nobody decides, is tested where somebody does: `simulator` (a failover without a
+//! person) and `agent/tests/arbitration`.
 
 mod pair;
 
@@ -10,9 +13,9 @@ use kemari_replication::licence::LicenceEvent;
 use kemari_replication::passive::{PassiveAction, Replica};
 use kemari_replication::protocol::ProtocolError;
 use kemari_replication::wire::{
-    Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, WireError,
+    Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, PROTOCOL_VERSION, WireError,
 };
-use kemari_replication::{Epoch, Generation, OutputKind, PageIndex};
+use kemari_replication::{Epoch, Generation, NetworkPort, OutputKind, PageIndex};
 use pair::{ActiveSide, G, Guest, PassiveSide, greeted, silent};
 
 fn paired_gate() -> OutputGate {
@@ -92,6 +95,38 @@ fn trap_2_a_lost_connection_releases_nothing() {
     assert_eq!(gate.next_release(), None);
 }
 
+/// The first Kemari kept one byte of each `outw` and `outl`, and replayed that.
+#[test]
+fn trap_3_outputs_of_every_width_are_replayed_whole() {
+    let mut gate = paired_gate();
+    let writes: [&[u8]; 5] = [&[1], &[2, 3], &[4, 5, 6, 7], &[8; 8], &[9; 3000]];
+    let port = NetworkPort::new(3).expect("one of eight");
+    for bytes in writes {
+        gate.push(OutputKind::Console, bytes);
+        gate.push(OutputKind::Network(port), bytes);
+    }
+    let closed = gate.close_epoch(Carry::Epoch);
+    let (mut active, mut passive) = greeted(&Guest::new());
+    active.checkpoint(&closed, &Guest::new(), &[]);
+    passive.receive(&active.take_out()).unwrap();
+
+    let replica = passive.session.into_replica();
+    let held = replica.held().expect("a checkpoint").epoch;
+    let (position, retained) = (replica.console_position(), replica.retained());
+    let mut tap = EventTap::take_over(1 << 20, held, position, retained);
+    tap.release_all_solo();
+    let mut replayed = Vec::new();
+    while let Some(release) = tap.next_release() {
+        replayed.push((release.output.kind, release.output.bytes.clone()));
+    }
+    let made: Vec<_> = writes
+        .iter()
+        .flat_map(|bytes| [OutputKind::Console, OutputKind::Network(port)].map(|k| (k, *bytes)))
+        .map(|(kind, bytes)| (kind, bytes.to_vec()))
+        .collect();
+    assert_eq!(replayed, made);
+}
+
 #[test]
 fn trap_4_a_length_from_the_wire_reserves_nothing_and_is_limited() {
     let (mut active, mut passive) = greeted(&Guest::new());
@@ -149,7 +184,7 @@ fn trap_4_a_length_from_the_wire_reserves_nothing_and_is_limited() {
 /// A passive side's frame, forged.
 fn forged(generation: Generation, sequence: u64, epoch: u64) -> (FrameHeader, Vec<u8>) {
     let header = FrameHeader {
-        version: 2,
+        version: PROTOCOL_VERSION,
         kind: FrameKind::Ack,
         payload_bytes: 0,
         payload_crc: crc32c::crc32c(&[]),
@@ -266,6 +301,66 @@ fn trap_7_a_new_connection_goes_on_where_the_old_one_ended() {
         passive.session.replica().held().unwrap().epoch,
         Epoch::new(3)
     );
+}
+
+/// It tapped device models, one by one; here whatever is an output passes one gate, in one order.
+/// That every back end hands its outputs to it is tested in `engine/src/outputs` and `engine/tests`.
+#[test]
+fn trap_9_one_gate_holds_every_kind_of_output() {
+    let mut gate = paired_gate();
+    let ports = (0..=u8::MAX).filter_map(NetworkPort::new);
+    let kinds: Vec<_> = std::iter::once(OutputKind::Console)
+        .chain(ports.map(OutputKind::Network))
+        .collect();
+    assert_eq!(kinds.len(), 1 + NetworkPort::COUNT);
+    for code in 0..=u8::MAX {
+        let known = OutputKind::from_code(code);
+        assert!(known.is_none_or(|kind| kinds.contains(&kind)), "{known:?}");
+    }
+    for kind in &kinds {
+        gate.push(*kind, b"output");
+        assert_eq!(gate.next_release(), None, "{kind:?}: not committed");
+    }
+    let epoch = gate.close_epoch(Carry::Epoch).epoch;
+    assert_eq!(gate.next_release(), None);
+    gate.committed(epoch).expect("closed before");
+    let released: Vec<_> = std::iter::from_fn(|| gate.next_release())
+        .map(|release| release.output.kind)
+        .collect();
+    assert_eq!(released, kinds, "in the order they were made");
+}
+
+/// It stopped the guest until the acknowledgement. Here the next epochs go on, are closed and sent
+/// meanwhile, and one acknowledgement may release several.
+#[test]
+fn trap_10_the_guest_goes_on_while_acknowledgements_are_under_way() {
+    let mut gate = paired_gate();
+    let (mut active, mut passive) = greeted(&Guest::new());
+    let mut frames = Vec::new();
+    for number in 0..4u8 {
+        gate.push(OutputKind::Console, &[number]);
+        let closed = gate.close_epoch(Carry::Epoch);
+        active.checkpoint(&closed, &Guest::new(), &[]);
+        frames.extend(active.take_out());
+        assert_eq!(
+            gate.next_release(),
+            None,
+            "epoch {} is under way",
+            closed.epoch
+        );
+    }
+    gate.push(OutputKind::Console, b"of the open epoch");
+    passive.receive(&frames).unwrap();
+    let events = active.receive(&passive.out).unwrap();
+    let Some(ActiveEvent::Acked { epoch }) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(events.len(), 4, "each was acknowledged: {events:?}");
+    gate.committed(*epoch).expect("closed before");
+    let released: Vec<_> = std::iter::from_fn(|| gate.next_release())
+        .map(|release| release.output.bytes.clone())
+        .collect();
+    assert_eq!(released, [[0], [1], [2], [3]]);
 }
 
 #[test]

@@ -95,6 +95,17 @@ fn a_join_that_cannot_have_arrived_goes_back_once_solo_is_on_disk() {
     }
 }
 
+/// Found by the simulator: the agents grant a solo licence while the join is going back.
+#[test]
+fn a_join_on_its_way_back_may_be_granted_a_new_generation() {
+    let reverting = Licence::Reverting { generation: G };
+    let granted = reverting.after(LicenceEvent::SoloGranted { generation: NEXT });
+    assert_eq!(granted, Ok(Licence::Solo { generation: NEXT }));
+    let older = Generation::new(2);
+    let granted = reverting.after(LicenceEvent::SoloGranted { generation: older });
+    assert!(granted.is_err(), "{granted:?}");
+}
+
 #[test]
 fn trap_2_a_lost_session_never_widens_what_may_leave() {
     let width = |licence: Licence| match licence.permission() {

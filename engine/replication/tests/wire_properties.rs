@@ -9,7 +9,7 @@ use kemari_replication::wire::outputs::{decode_outputs, encode_output};
 use kemari_replication::wire::pages::{PageReader, encode_page};
 use kemari_replication::wire::{
     Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, PAYLOAD_BYTES_MAX,
-    WireError,
+    PROTOCOL_VERSION, WireError,
 };
 use kemari_replication::{
     Epoch, Generation, Output, OutputKind, PAGE_BYTES, PageContent, PageIndex,
@@ -207,7 +207,7 @@ fn zero_pages_take_twelve_bytes() {
 fn the_header_lies_as_documented() {
     let bytes = written(&[(FrameKind::State, 0x0102, b"abc".to_vec())]);
     assert_eq!(&bytes[..4], b"KMRI");
-    assert_eq!(bytes[4..6], [2, 0]);
+    assert_eq!(bytes[4..6], PROTOCOL_VERSION.to_le_bytes());
     assert_eq!(bytes[6..8], [7, 0]);
     assert_eq!(bytes[8..12], [3, 0, 0, 0]);
     assert_eq!(bytes[12..16], crc32c::crc32c(b"abc").to_le_bytes());
@@ -231,7 +231,7 @@ fn another_protocol_is_named_as_such() {
 #[test]
 fn a_frame_is_never_larger_than_its_limit() {
     let header = FrameHeader {
-        version: 2,
+        version: PROTOCOL_VERSION,
         kind: FrameKind::Pages,
         payload_bytes: u32::try_from(PAYLOAD_BYTES_MAX).unwrap() + 1,
         payload_crc: 0,
@@ -260,7 +260,7 @@ fn an_engine_of_another_version_is_told_so_whatever_else_it_sends() {
     assert!(
         refusal
             .to_string()
-            .contains("speaks 2 to 2, the calling one 9 to 12"),
+            .contains("speaks 2 to 3, the calling one 9 to 12"),
         "{refusal}"
     );
 }

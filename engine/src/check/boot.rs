@@ -8,7 +8,7 @@ use kemari_vmm::BootError;
 
 use super::Problem;
 use crate::exit::chain;
-use crate::machine_config::{MachineConfigError, machine_config};
+use crate::machine_config::{BootDisk, MachineConfigError, machine_config};
 
 /// What keeps the machine from starting.
 pub(super) fn problems(config: &VmConfig) -> Vec<Problem> {
@@ -24,7 +24,7 @@ pub(super) fn problems(config: &VmConfig) -> Vec<Problem> {
     if !found.is_empty() {
         return found;
     }
-    match machine_config(config) {
+    match machine_config(config, BootDisk::MustBoot) {
         Err(MachineConfigError::Unsupported(_)) => {}
         Err(error) => found.push(Problem::missing("boot.disk", chain(&error))),
         Ok(machine) => found.extend(

@@ -9,6 +9,7 @@ use kemari_vmm::{DirtyPages, GuestRam, Machine};
 
 use crate::clock;
 use crate::outputs::Outputs;
+use crate::storage::{DiskLog, TakenLog};
 
 /// Buffers of the last cut.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Cut {
     pub dirty: DirtyPages,
     /// Everything of the machine but memory.
     pub state: Vec<u8>,
+    /// What the guest changed on replicated disks since the last cut.
+    pub log: TakenLog,
     /// When the guest stopped.
     pub at: Duration,
 }
@@ -40,6 +43,7 @@ impl Capture {
         &mut self,
         machine: &mut Machine,
         outputs: &Outputs,
+        disks: &DiskLog,
         carry: Carry,
     ) -> Result<Cut, String> {
         let at = clock::now();
@@ -63,6 +67,7 @@ impl Capture {
             closed,
             dirty,
             state,
+            log: disks.take(),
             at,
         })
     }

@@ -28,6 +28,8 @@ pub enum Request {
     Demote,
     /// Move the guest once to the engine at this address; answered when it runs there.
     Migrate(ReplicationAddress),
+    /// Compare the disks of both replicas; answered when it is done.
+    Verify,
     /// Replicate to this address; answered when the attempt has begun.
     Protect(ReplicationAddress),
     /// Let outputs out without a passive replica.

@@ -14,30 +14,27 @@ use kemari_replication::active::{ActiveConfig, Base, BeginTransaction};
 use kemari_replication::event_tap::Carry;
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::page::PAGE_BYTES;
-use kemari_replication::trigger::{Decision, TriggerInput};
+use kemari_replication::trigger::{Decision, DiskLogLength, TriggerInput};
 use kemari_replication::wire::{Goodbye, Purpose, Refusal as PeerRefusal};
-use kemari_vmm::{DirtyPages, PageIndex};
+use kemari_vmm::DirtyPages;
 
 use super::capture::Cut;
+use super::copy::Copy;
 use super::finish::Finish;
 use super::{Conductor, End, Refusal};
 use crate::clock;
 use crate::link::LinkError;
 use crate::link::active::{self, Link, LinkEvent, LinkId};
 use crate::record::{Kind, Record};
+use crate::storage::TakenLog;
 
 /// Epochs that may be in flight; the next cut waits for an acknowledgement.
 const IN_FLIGHT_MAX: usize = 4;
-/// The initial copy pauses while this much waits to be written.
-const COPY_AHEAD_BYTES: usize = 8 * 1024 * 1024;
-/// Pages read from guest memory at a time during the copy: 1 MiB.
-const COPY_CHUNK_PAGES: usize = 256;
-/// The copy ends, and the first checkpoint is cut, when no more pages than this are dirty …
-const COPY_REST_PAGES: usize = 2048;
-/// … or after this many rounds, for a guest that writes faster than the link carries.
-const COPY_ROUNDS_MAX: u32 = 8;
 /// Between two attempts to reach a passive replica that was lost.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// What the status says of a pair.
+pub const PAIRED: &str = "paired: outputs leave when the passive replica has committed them";
 
 /// Where the replication stands on the active side.
 #[derive(Debug)]
@@ -72,25 +69,32 @@ impl LinkState {
 /// A connection to the passive replica and what is under way on it.
 #[derive(Debug)]
 pub struct Pair {
-    id: LinkId,
+    pub id: LinkId,
     address: ReplicationAddress,
-    link: Link,
-    phase: Phase,
+    pub link: Link,
+    pub phase: Phase,
     last_start: Duration,
-    last_sent: Duration,
+    pub last_sent: Duration,
 }
 
+/// What is under way on a connection.
 #[derive(Debug)]
-enum Phase {
-    /// Pages still to be sent in this round.
-    Copying {
-        rest: VecDeque<PageIndex>,
-        round: u32,
-        /// Pages this round began with.
-        of: usize,
-    },
+pub enum Phase {
+    /// The copy that the first checkpoint builds on.
+    Copying(Copy),
     /// The next checkpoint builds on this.
     Checkpoints { base: Base },
+}
+
+/// An epoch that was sent and is not acknowledged.
+#[derive(Debug)]
+pub struct InFlight {
+    epoch: Epoch,
+    /// The pages it carried.
+    dirty: DirtyPages,
+    /// What it carried for disks.
+    log: TakenLog,
+    cut_at: Duration,
 }
 
 /// What the active side remembers between connections.
@@ -99,8 +103,8 @@ pub struct Progress {
     /// Highest epoch ever sent, and highest acknowledged, in this generation.
     pub sent: Epoch,
     pub acked: Epoch,
-    /// Epochs sent and not acknowledged, each with the pages it carried and when it was cut.
-    in_flight: VecDeque<(Epoch, DirtyPages, Duration)>,
+    /// Epochs sent and not acknowledged, oldest first.
+    pub in_flight: VecDeque<InFlight>,
     /// Dirty tracking covers everything since `acked`.
     tracked: bool,
     /// A transaction was sent in the session there is now.
@@ -149,6 +153,7 @@ impl Conductor {
         match event {
             LinkEvent::Up(link) => self.link_up(id, *link),
             LinkEvent::Acked(epoch) => self.acked(epoch),
+            LinkEvent::Compared(differing) => self.compared(differing),
             LinkEvent::Alive | LinkEvent::Drained => {}
             LinkEvent::Goodbye(Goodbye::Outdated) => self.finish_peer_outdated(),
             LinkEvent::Goodbye(goodbye) => {
@@ -168,6 +173,10 @@ impl Conductor {
             // Two replicas would hold a state of this generation, one of them too old.
             let other = "another replica answers than the one of this pair";
             return self.link_lost(&LinkError::Ended(other));
+        }
+        if self.attachments.storage().is_replicated() && !link.session.carries_disks() {
+            let told = "the other engine is too old for replicated disks: upgrade it";
+            return self.link_lost(&LinkError::Ended(told));
         }
         self.peer = Some(link.node.clone());
         let acked = self.progress.acked;
@@ -204,30 +213,14 @@ impl Conductor {
         if epoch > self.progress.acked {
             self.acked(epoch);
         }
-        for (_, dirty, _) in self.progress.in_flight.drain(..) {
-            self.machine.mark_dirty(&dirty);
+        let lost: Vec<_> = self.progress.in_flight.drain(..).collect();
+        for sent in &lost {
+            self.machine.mark_dirty(&sent.dirty);
         }
+        let logs = lost.into_iter().map(|sent| sent.log);
+        self.attachments.storage().log().put_back(logs);
         Some(Phase::Checkpoints {
             base: Base::Epoch(epoch),
-        })
-    }
-
-    fn copy_everything(&mut self) -> Option<Phase> {
-        self.progress.in_flight.clear();
-        self.in_sync = false;
-        if let Err(error) = self.machine.start_dirty_tracking() {
-            self.end = Some(End::Failed(crate::exit::chain(&error)));
-            return None;
-        }
-        self.statistics.copying(true);
-        self.detail = "copying memory to the passive replica".into();
-        let rest: VecDeque<_> = (0..self.machine.memory().page_count())
-            .map(PageIndex)
-            .collect();
-        Some(Phase::Copying {
-            of: rest.len(),
-            rest,
-            round: 1,
         })
     }
 
@@ -242,7 +235,7 @@ impl Conductor {
                 }
             }
             LinkState::Up(pair) => match pair.phase {
-                Phase::Copying { .. } => self.copy_some(),
+                Phase::Copying(_) => self.copy_some(),
                 Phase::Checkpoints { .. } => self.checkpoint_if_due(),
             },
         }
@@ -259,8 +252,9 @@ impl Conductor {
             LinkState::Retry { at, .. } => *at,
             LinkState::Up(pair) => {
                 let due = match pair.phase {
-                    Phase::Copying { .. } if pair.link.waiting_bytes() < COPY_AHEAD_BYTES => now,
-                    Phase::Copying { .. } => idle,
+                    Phase::Copying(ref copy) => {
+                        copy.due(now, pair.link.waiting_bytes()).unwrap_or(idle)
+                    }
                     Phase::Checkpoints { .. } if !self.may_cut() => idle,
                     Phase::Checkpoints { .. } => {
                         match self.trigger.decide(&self.trigger_input(pair)) {
@@ -286,6 +280,11 @@ impl Conductor {
             last_start: pair.last_start,
             output_since: self.outputs.output_since(),
             dirty_pages: None,
+            disk_log: if self.attachments.storage().log().is_long() {
+                DiskLogLength::Long
+            } else {
+                DiskLogLength::Short
+            },
         }
     }
 
@@ -300,90 +299,21 @@ impl Conductor {
         self.progress.in_flight.len() < window && !stopped_before_the_cut
     }
 
-    /// Sends the next part of the copy; ends it when little is left.
-    fn copy_some(&mut self) {
-        let LinkState::Up(pair) = &mut self.link else {
-            return;
-        };
-        let Phase::Copying { rest, round, .. } = &mut pair.phase else {
-            return;
-        };
-        if pair.link.waiting_bytes() >= COPY_AHEAD_BYTES {
-            return;
-        }
-        if rest.is_empty() {
-            let round = *round;
-            return self.next_round(round);
-        }
-        let count = rest.len().min(COPY_CHUNK_PAGES);
-        // Changes to these pages count from before they are read.
-        if let (Some(first), Some(last)) = (rest.front(), rest.get(count - 1))
-            && let Err(error) = self.machine.arm_dirty_tracking(first.0..last.0 + 1)
-        {
-            self.end = Some(End::Failed(crate::exit::chain(&error)));
-            return;
-        }
-        let chunk = rest.drain(..count);
-        if let Err(error) = self.capture.read(&self.machine.memory(), chunk) {
-            self.end = Some(End::Failed(crate::exit::chain(&error)));
-            return;
-        }
-        let mut frames = pair.link.buffer();
-        let mut pages = self.capture.pages();
-        while pair.link.session.copy_pages(&mut frames, &mut pages) > 0 {}
-        drop(pages);
-        self.statistics.sent(frames.len());
-        pair.link.send(frames);
-        pair.last_sent = clock::now();
-        self.show_copy();
-    }
-
-    /// How far the copy is, in the status, a percent at a time.
-    fn show_copy(&mut self) {
-        let LinkState::Up(pair) = &self.link else {
-            return;
-        };
-        let Phase::Copying { rest, round, of } = &pair.phase else {
-            return;
-        };
-        let percent = (of - rest.len()) * 100 / (*of).max(1);
-        self.detail = format!("copying memory to the other replica: {percent} % of round {round}");
-    }
-
-    fn next_round(&mut self, round: u32) {
-        let dirty = match self.machine.harvest_dirty() {
-            Ok(dirty) => dirty,
-            Err(error) => {
-                self.end = Some(End::Failed(crate::exit::chain(&error)));
-                return;
-            }
-        };
-        let LinkState::Up(pair) = &mut self.link else {
-            return;
-        };
-        if dirty.len() > COPY_REST_PAGES && round < COPY_ROUNDS_MAX {
-            pair.phase = Phase::Copying {
-                rest: dirty.iter().collect(),
-                round: round + 1,
-                of: dirty.len(),
-            };
-            return;
-        }
-        self.machine.mark_dirty(&dirty);
-        self.progress.tracked = true;
-        pair.phase = Phase::Checkpoints { base: Base::Copy };
-        self.statistics.copying(false);
-        self.first_checkpoint();
-    }
-
     /// Outputs are held before the first state of a new pair is captured, and the record says
     /// `paired` before the passive replica can run from it.
-    fn first_checkpoint(&mut self) {
+    pub(super) fn first_checkpoint(&mut self) {
         if matches!(self.licence(), Licence::Solo { .. }) {
             if !self.tell_gate(LicenceEvent::Hold) || !self.write_record(Kind::Paired) {
                 return;
             }
             self.tell_gate(LicenceEvent::PairedRecorded);
+        }
+        if !self.finish_disks() {
+            return;
+        }
+        self.progress.tracked = true;
+        if let LinkState::Up(pair) = &mut self.link {
+            pair.phase = Phase::Checkpoints { base: Base::Copy };
         }
         if self.migration.is_some() {
             // The first checkpoint is the last: the guest stands still until it runs elsewhere.
@@ -415,7 +345,12 @@ impl Conductor {
 
     /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
     pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
-        let cut = match self.capture.cut(&mut self.machine, &self.outputs, carry) {
+        let cut = match self.capture.cut(
+            &mut self.machine,
+            &self.outputs,
+            self.attachments.storage().log(),
+            carry,
+        ) {
             Ok(cut) => cut,
             Err(text) => {
                 self.end = Some(End::Failed(format!(
@@ -424,6 +359,7 @@ impl Conductor {
                 return None;
             }
         };
+        self.verify_at_cut();
         if !self.config.replication.synchronous {
             self.resume_guest();
         }
@@ -460,6 +396,7 @@ impl Conductor {
         while session.pages(&mut frames, &mut pages) > 0 {}
         drop(pages);
         session.state(&mut frames, &cut.state);
+        session.disk_log(&mut frames, cut.log.changes().iter());
         session.outputs(&mut frames, &cut.closed.outputs);
         session.commit(&mut frames);
         self.statistics.sent(frames.len());
@@ -471,9 +408,12 @@ impl Conductor {
         pair.last_sent = clock::now();
         self.progress.sent = epoch;
         self.progress.session_sent = true;
-        self.progress
-            .in_flight
-            .push_back((epoch, cut.dirty, cut.at));
+        self.progress.in_flight.push_back(InFlight {
+            epoch,
+            dirty: cut.dirty,
+            log: cut.log,
+            cut_at: cut.at,
+        });
         Some(epoch)
     }
 
@@ -487,20 +427,20 @@ impl Conductor {
         self.progress.acked = epoch;
         self.epoch = epoch;
         let now = clock::now();
-        while let Some((_, _, cut_at)) = self
+        while let Some(sent) = self
             .progress
             .in_flight
-            .pop_front_if(|(sent, _, _)| *sent <= epoch)
+            .pop_front_if(|sent| sent.epoch <= epoch)
         {
-            self.statistics.committed(now.saturating_sub(cut_at));
+            self.attachments.storage().log().committed(&sent.log);
+            self.statistics.committed(now.saturating_sub(sent.cut_at));
         }
         if self.config.replication.synchronous {
             self.resume_guest();
         }
         if !self.in_sync {
             self.in_sync = true;
-            self.detail =
-                "paired: outputs leave when the passive replica has committed them".into();
+            PAIRED.clone_into(&mut self.detail);
             tracing::info!(
                 vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
                 %epoch, peer = %self.peer_name(), "the pair is in sync"
@@ -531,6 +471,7 @@ impl Conductor {
             return;
         };
         self.link = LinkState::None;
+        self.verify_ended();
         if self.finish.as_ref().is_some_and(Finish::has_left) {
             return self.finish_if_possible();
         }
@@ -602,12 +543,14 @@ impl Conductor {
     /// Ends replication and forgets how far it had come.
     pub(super) fn stop_tracking(&mut self) {
         self.link = LinkState::None;
+        self.verify_ended();
         self.in_sync = false;
         self.progress = Progress {
             sent: self.progress.sent,
             acked: self.progress.acked,
             ..Progress::default()
         };
+        self.attachments.storage().log().stop();
         if let Err(error) = self.machine.stop_dirty_tracking() {
             tracing::warn!(vm = %self.config.vm.name, "dirty tracking stays on: {}", crate::exit::chain(&error));
         }

@@ -6,13 +6,14 @@
 
 use std::time::Duration;
 
-use kemari_api::config::ReplicationAddress;
-use kemari_api::replica::Promotion;
+use kemari_api::config::{DiskSection, DiskStorage, ReplicationAddress};
+use kemari_api::replica::{DiskState, Promotion};
 use kemari_api::{Epoch, Generation, Role};
 use kemari_replication::OutputKind;
 use kemari_replication::event_tap::{EventTap, TapConfig};
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::passive::Replica;
+use kemari_replication::storage::{DiskLayout, DiskNumber};
 use kemari_replication::wire::Goodbye;
 use kemari_vmm::MachineState;
 use tokio::sync::oneshot;
@@ -29,6 +30,7 @@ impl Conductor {
         let answer = match request {
             Request::Demote => return self.demote(reply),
             Request::Migrate(address) => return self.migrate(address, reply),
+            Request::Verify => return self.verify(reply),
             Request::Promote {
                 how: Promotion::TakeOver,
                 generation,
@@ -192,6 +194,7 @@ impl Conductor {
             });
         }
         self.needs_newer(generation)?;
+        self.needs_own_disks()?;
         if let Some(endpoint) = &self.endpoint {
             endpoint.seize(generation, "it is active itself");
         }
@@ -217,6 +220,20 @@ impl Conductor {
         Ok(())
     }
 
+    /// Disks that were received may be older than those of the other replica, and then the guest
+    /// would go back in time.
+    fn needs_own_disks(&self) -> Answer {
+        let what = match self.disks {
+            DiskState::None | DiskState::Own => return Ok(()),
+            DiskState::Copy => "a copy of the other replica's, which may be newer",
+            DiskState::Incomplete => "only partly copied from the other replica's",
+        };
+        Err(Refusal::Failed(format!(
+            "The disks of this node are {what}: start the guest on the node where it ran last. If \
+             that is lost for good, kemari-engine run --force boots it from these disks by hand"
+        )))
+    }
+
     /// The machine holds the guest; gives it the right to run, on disk first, and lets it.
     fn activate(&mut self, generation: Generation, tap: EventTap) -> Answer {
         self.generation = generation;
@@ -229,6 +246,7 @@ impl Conductor {
         self.tell_gate(LicenceEvent::SoloGranted { generation });
         self.role = Role::Active;
         self.attachments.take_over();
+        self.own_disks();
         self.machine.announce();
         self.running = true;
         self.in_sync = false;
@@ -239,18 +257,34 @@ impl Conductor {
         Ok(())
     }
 
+    /// From now on this node writes its disks; what it received is made durable beside.
+    fn own_disks(&mut self) {
+        let storage = self.attachments.storage();
+        storage.log().stop();
+        if !storage.is_replicated() {
+            return;
+        }
+        self.disks = DiskState::Own;
+        for (number, layout) in (0..).map_while(DiskNumber::new).zip(storage.layouts()) {
+            if *layout != DiskLayout::Apart {
+                self.disk_jobs.sync(number);
+            }
+        }
+    }
+
     fn protect(&mut self, address: ReplicationAddress) -> Answer {
         self.needs_active("only an active guest can be replicated")?;
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }
-        if self.attachments.has_writable_disk() {
-            return Err(Refusal::Failed(
-                "The guest has a disk it can write to, and disks are not replicated yet: a passive \
-                 replica could not run from what it receives. Make the disk read-only, or keep the \
-                 guest unprotected"
-                    .into(),
-            ));
+        let shared = |disk: &&DiskSection| disk.storage == DiskStorage::Shared && !disk.read_only;
+        if let Some(disk) = self.config.disk.iter().find(shared) {
+            return Err(Refusal::Failed(format!(
+                "Disk \"{}\" is shared and the guest can write to it: this release protects guests \
+                 with replicated disks only. Give each host a disk of its own (storage = \
+                 \"replicated\"), or make it read-only",
+                disk.id
+            )));
         }
         match self.link.address() {
             Some(current) if *current == address => {
@@ -383,6 +417,7 @@ impl Conductor {
             ..TapConfig::default()
         }));
         self.progress = Progress::default();
+        self.attachments.storage().log().stop();
         if let Err(error) = self.renew_machine() {
             let text = crate::exit::chain(&error);
             self.end = Some(End::Failed(text.clone()));
@@ -439,6 +474,7 @@ impl Conductor {
                 self.detail = format!("receiving from {node}");
                 self.peer = Some(node);
             }
+            PassiveEvent::Disks(disks) => self.disks = disks,
             PassiveEvent::Copying => self.in_sync = false,
             PassiveEvent::Committed(epoch) => self.committed(epoch),
             PassiveEvent::Goodbye(Goodbye::Migrated { generation, .. }) => {

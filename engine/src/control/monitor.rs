@@ -16,6 +16,7 @@ use crate::conductor::{ConductorHandle, Refusal, Request};
 const HELP: &str = "\
 migrate [-d] kemari:tcp:HOST:PORT  replicate this guest to a waiting engine (-d: return at once)
 migrate tcp:HOST:PORT              move this guest to an engine that waits with --incoming tcp:...
+verify                             compare the disks of both replicas while the guest runs
 info status                        role, licence, generation and epoch
 info migrate                       the replication in figures
 balloon MIB                        ask the guest to do with so much memory
@@ -78,11 +79,15 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
                 "migrate [-d] kemari:tcp:HOST:PORT | migrate tcp:HOST:PORT",
             ));
         }
+        ["verify"] => {
+            conductor.ask(Request::Verify).await?;
+            return Ok("the disks of both replicas are equal\n".to_owned());
+        }
         ["stop"] => Request::Stop,
         ["cont"] => Request::Continue,
         ["system_powerdown"] => Request::PowerButton,
         ["quit" | "q"] => Request::Quit,
-        ["stop" | "cont" | "system_powerdown" | "quit", ..] => {
+        ["verify" | "stop" | "cont" | "system_powerdown" | "quit", ..] => {
             return Err(MonitorError::Usage("the command takes no arguments"));
         }
         [other, ..] => return Err(MonitorError::Unknown((*other).to_owned())),

@@ -18,7 +18,7 @@ use kemari_api::{Epoch, NodeName};
 use kemari_replication::active::{
     ActiveConfig, ActiveEvent, ActiveReceiver, ActiveSender, ActiveSession,
 };
-use kemari_replication::wire::{Goodbye, Refusal};
+use kemari_replication::wire::{Differing, Goodbye, Refusal};
 
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::conductor::Input;
@@ -35,6 +35,8 @@ pub enum LinkEvent {
     Up(Box<Link>),
     /// Every epoch up to this one is committed.
     Acked(Epoch),
+    /// It has compared blocks of a disk.
+    Compared(Differing),
     /// The other side is alive.
     Alive,
     /// The other side ends the session in good order.
@@ -142,6 +144,7 @@ impl Attempt {
                     }
                     self.tell(LinkEvent::Acked(epoch));
                 }
+                ActiveEvent::Compared(differing) => self.tell(LinkEvent::Compared(differing)),
                 ActiveEvent::Alive => self.tell(LinkEvent::Alive),
                 ActiveEvent::Goodbye(goodbye) => {
                     self.tell(LinkEvent::Goodbye(goodbye));

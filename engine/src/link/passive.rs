@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use kemari_api::replica::DiskState;
 use kemari_api::{Epoch, Generation, NodeName};
 use kemari_replication::page::{PAGE_BYTES, PageContent, PageIndex};
 use kemari_replication::passive::{
@@ -23,7 +24,9 @@ use kemari_vmm::{GuestRam, MachineState};
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::clock;
 use crate::conductor::Input;
+use crate::record::DiskRecordState;
 use crate::sandbox;
+use crate::storage::{PassiveDiskError, PassiveDisks};
 
 /// What the listener tells the conductor.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub enum PassiveEvent {
         /// run from until the next commit.
         in_sync: bool,
     },
+    /// What this node's disks are now.
+    Disks(DiskState),
     /// RAM is being overwritten: there is nothing to run from until the next commit.
     Copying,
     /// A checkpoint was committed.
@@ -64,6 +69,8 @@ pub struct Receiving {
     pub config: PassiveConfig,
     /// Shadow RAM.
     pub ram: GuestRam,
+    /// This node's disks.
+    pub disks: PassiveDisks,
     /// Silence after which the other replica counts as out of reach.
     pub silence_max: Duration,
     /// What callers may want.
@@ -73,7 +80,7 @@ pub struct Receiving {
 /// What a caller meets.
 #[derive(Debug)]
 enum Mode {
-    Receiving(Receiving),
+    Receiving(Box<Receiving>),
     Refusing {
         generation: Generation,
         text: &'static str,
@@ -129,7 +136,7 @@ impl Endpoint {
     pub fn receive(&self, receiving: Receiving, held: Held) {
         let mut shared = self.lock();
         shared.held = Some(held);
-        shared.mode = Mode::Receiving(receiving);
+        shared.mode = Mode::Receiving(Box::new(receiving));
     }
 
     /// Ends what is being received, refuses callers from now on, and returns what is held.
@@ -161,7 +168,7 @@ impl Endpoint {
         Ok(match &shared.mode {
             Mode::Refusing { generation, text } => Err(refusal(*generation, text)),
             Mode::Receiving(receiving) => {
-                let receiving = receiving.clone();
+                let receiving = Receiving::clone(receiving);
                 match shared.held.take() {
                     Some(held) => {
                         shared.stream = Some(shutdown_handle);
@@ -280,6 +287,7 @@ fn write(mut stream: &TcpStream, frames: &[u8]) -> Result<(), LinkError> {
 struct Reception<'a> {
     server: &'a Server,
     ram: GuestRam,
+    disks: PassiveDisks,
     silence_max: Duration,
     purpose: Purpose,
     session: PassiveSession,
@@ -294,6 +302,7 @@ impl<'a> Reception<'a> {
         Self {
             server,
             ram: receiving.ram,
+            disks: receiving.disks,
             silence_max: receiving.silence_max,
             purpose: receiving.purpose,
             session: PassiveSession::new(receiving.config, held.replica),
@@ -345,6 +354,23 @@ impl<'a> Reception<'a> {
                     }
                     merge(&self.ram, pages)?;
                 }
+                PassiveAction::CopyDisk(changes) => {
+                    if self.state.take().is_some() {
+                        self.server.tell(PassiveEvent::Copying);
+                    }
+                    self.note(DiskRecordState::Incomplete)?;
+                    self.disks
+                        .apply(changes)
+                        .map_err(|error| disk_failed(&error))?;
+                }
+                PassiveAction::Compare(probe) => {
+                    let differing = self
+                        .disks
+                        .compare(&probe)
+                        .map_err(|error| disk_failed(&error))?;
+                    self.session.compared(differing, &mut self.frames);
+                    self.flush()?;
+                }
                 PassiveAction::Complete(checkpoint) => {
                     self.commit(checkpoint)?;
                     if !std::mem::replace(&mut committed, true) {
@@ -395,7 +421,7 @@ impl<'a> Reception<'a> {
         // From here on this is the replica's state, whether or not the answer gets through.
         self.state = Some(state);
         let answered = self.flush();
-        if let Err(error) = merge(&self.ram, checkpoint.pages.iter()) {
+        if let Err(error) = self.merge(&checkpoint) {
             // Half merged RAM is nothing to run from.
             self.state = None;
             self.server.tell(PassiveEvent::Copying);
@@ -404,6 +430,28 @@ impl<'a> Reception<'a> {
         self.server.tell(PassiveEvent::Committed(checkpoint.epoch));
         self.session.recycle(checkpoint);
         answered
+    }
+
+    /// Brings RAM and disks to the state of a committed checkpoint.
+    fn merge(&mut self, checkpoint: &Checkpoint) -> Result<(), LinkError> {
+        merge(&self.ram, checkpoint.pages.iter())?;
+        self.disks
+            .apply(checkpoint.changes.iter())
+            .map_err(|error| disk_failed(&error))?;
+        self.note(DiskRecordState::Copy)
+    }
+
+    /// Records what this node's disks are.
+    fn note(&mut self, state: DiskRecordState) -> Result<(), LinkError> {
+        let generation = self.session.replica().generation();
+        let news = self
+            .disks
+            .note(generation, state)
+            .map_err(|error| disk_failed(&error))?;
+        if news {
+            self.server.tell(PassiveEvent::Disks(state.shown()));
+        }
+        Ok(())
     }
 
     fn goodbye(&mut self, goodbye: Goodbye) -> Result<(), LinkError> {
@@ -416,6 +464,10 @@ impl<'a> Reception<'a> {
         self.server.tell(PassiveEvent::Goodbye(goodbye));
         Err(LinkError::Closed)
     }
+}
+
+fn disk_failed(error: &PassiveDiskError) -> LinkError {
+    LinkError::Disk(crate::exit::chain(error))
 }
 
 /// What a caller with another wish is told.
@@ -455,6 +507,9 @@ pub fn receive_recorded(file: std::fs::File, receiving: Receiving) -> Result<Hel
             PassiveAction::Answer(_) => session.welcome(&mut answers),
             PassiveAction::Refuse(refusal) => return Err(LinkError::Refused(refusal)),
             PassiveAction::Copy(pages) => merge(&receiving.ram, pages)?,
+            PassiveAction::CopyDisk(_) | PassiveAction::Compare(_) => {
+                return Err(LinkError::Ended("a snapshot holds no disk"));
+            }
             PassiveAction::Complete(mut checkpoint) => {
                 let decoded = MachineState::decode(&checkpoint.state)
                     .map_err(|error| LinkError::State(error.to_string()))?;

@@ -45,6 +45,9 @@ pub enum LinkError {
     /// A checkpoint's machine state could not be used.
     #[error("A checkpoint of the other replica does not decode: {0}")]
     State(String),
+    /// A replicated disk failed.
+    #[error("Replicated disks: {0}")]
+    Disk(String),
     /// The engine itself ended the link.
     #[error("The link was ended: {0}")]
     Ended(&'static str),

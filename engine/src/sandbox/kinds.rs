@@ -30,13 +30,15 @@ pub enum Kind {
     LinkWriter,
     /// Receives from the active replica.
     Passive,
+    /// Reads and syncs replicated disks.
+    Disks,
     /// The main thread: control socket, signals, systemd.
     Control,
 }
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Vcpu,
         Self::Device,
         Self::Conductor,
@@ -46,6 +48,7 @@ impl Kind {
         Self::Link,
         Self::LinkWriter,
         Self::Passive,
+        Self::Disks,
         Self::Control,
     ];
 
@@ -72,7 +75,9 @@ impl Kind {
             Self::ConsoleInput => &[STREAMS, KVM_DEVICES],
             Self::Link => &[CONNECT, STREAMS, THREADS],
             Self::LinkWriter => &[STREAMS],
-            Self::Passive => &[ACCEPT, STREAMS],
+            // It writes the disks and their record.
+            Self::Passive => &[ACCEPT, STREAMS, DISKS_AND_TAPS, FILES],
+            Self::Disks => &[DISKS_AND_TAPS],
             Self::Control => &[ACCEPT, EVENTS, STREAMS, RUNTIME, THREADS],
         }
     }

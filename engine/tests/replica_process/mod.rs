@@ -23,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct ReplicaProcess {
     /// Where it accepts replication.
     pub address: String,
+    vm: String,
+    command: Command,
     child: Child,
     directory: PathBuf,
     runtime: Runtime,
@@ -41,6 +43,8 @@ pub struct Description<'a> {
     pub console: &'a str,
     /// More lines for `[replication]`.
     pub replication: &'a str,
+    /// More sections.
+    pub sections: &'a str,
 }
 
 /// How an engine begins.
@@ -117,12 +121,13 @@ impl ReplicaProcess {
         let text = format!(
             "[vm]\nname = {vm:?}\nmemory_mib = {}\n[boot]\nkernel = {:?}\ncmdline = {:?}\n\
              [console]\noutput = {:?}\n[sandbox]\nuser = \"nobody\"\n[replication]\nport = {port}\n{}\n\
-             [replication.addresses]\n{node} = \"127.0.0.1\"\n",
+             [replication.addresses]\n{node} = \"127.0.0.1\"\n{}",
             description.memory_mib,
             kernel,
             description.cmdline,
             description.console,
-            description.replication
+            description.replication,
+            description.sections
         );
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::create(directory.join("log")).unwrap();
@@ -139,22 +144,34 @@ impl ReplicaProcess {
             }
             Start::Snapshot(snapshot) => command.args(["snapshot", "restore"]).arg(snapshot),
         };
-        let mut child = command
+        command
             .args(["--node", node, "--config"])
             .arg(&config)
             .env("KEMARI_RUN_DIR", &directory)
             .env("KEMARI_STATE_DIR", &directory)
             .env("KEMARI_LOG", "debug")
             .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        Self::spawn(vm, address, directory, command)
+    }
+
+    /// Starts an engine that was killed, as it was started before.
+    pub fn start_again(mut self) -> Self {
+        let directory = std::mem::take(&mut self.directory);
+        let command = std::mem::replace(&mut self.command, Command::new("true"));
+        let (vm, address) = (self.vm.clone(), self.address.clone());
+        Self::spawn(&vm, address, directory, command)
+    }
+
+    fn spawn(vm: &str, address: String, directory: PathBuf, mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let name = vm;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build();
         let runtime = runtime.unwrap();
-        let vm = vm.parse().unwrap();
+        let vm = name.parse().unwrap();
         let begun = Instant::now();
         let proxy = loop {
             let socket = directory.join(format!("{vm}.sock"));
@@ -163,12 +180,14 @@ impl ReplicaProcess {
             }
             if begun.elapsed() > PATIENCE || child.try_wait().unwrap().is_some() {
                 let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
-                panic!("engine {node} did not come up:\n{log}");
+                panic!("the engine did not come up:\n{log}");
             }
             std::thread::sleep(Duration::from_millis(2));
         };
         Self {
             address,
+            vm: name.to_owned(),
+            command,
             child,
             directory,
             runtime,
@@ -288,6 +307,8 @@ impl Drop for ReplicaProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
+        if !self.directory.as_os_str().is_empty() {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
     }
 }

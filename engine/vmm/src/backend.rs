@@ -24,8 +24,8 @@ pub use announce::{ANNOUNCE_AFTER, ANNOUNCEMENT_BYTES, announcement};
 pub use attached::{Backends, DiskAttachment, NetworkAttachment};
 pub use console::ConsoleBackend;
 pub use disk::{
-    DiscardPolicy, DiskBackend, DiskCompletion, DiskGeometry, DiskOptions, DiskRequest, IoEngine,
-    OpenDiskError, RawDisk, SECTOR_BYTES, Unmap,
+    DiscardPolicy, DiskBackend, DiskCompletion, DiskContent, DiskGeometry, DiskOptions,
+    DiskRequest, IoEngine, OpenDiskError, RawDisk, SECTOR_BYTES, Unmap,
 };
 #[cfg(any(test, feature = "test-support"))]
 pub use disk::{MemoryDisk, MemoryDiskControl};

@@ -172,6 +172,11 @@ bounded! {
     PeerTimeoutMs, 50..=60_000, default 1000, "milliseconds of silence from the other replica"
 }
 
+bounded! {
+    /// How fast disks are made equal, in MiB per second.
+    ResyncMib, 1..=100_000, "MiB per second that a disk copy may take of disks and link"
+}
+
 impl Port {
     /// The number, as sockets take it.
     #[must_use]

@@ -22,7 +22,12 @@ pub struct DiskSection {
     /// A raw image or a block device of the host, as an absolute path. Its size must be a multiple
     /// of 512 bytes. Required.
     pub path: AbsolutePath,
-    /// Let the guest only read it; default false.
+    /// `replicated` (the default): each host has a disk of its own at this path, of the same size,
+    /// and Kemari keeps them equal; what was on the other host's disk is overwritten when the VM is
+    /// protected. `shared`: both hosts see the same disk there.
+    #[serde(default)]
+    pub storage: DiskStorage,
+    /// Let the guest only read it; default false. It is then never replicated.
     #[serde(default)]
     pub read_only: bool,
     /// Go around the host's page cache (`O_DIRECT`); default false. Steadier times and no memory
@@ -43,6 +48,12 @@ pub struct DiskSection {
 }
 
 impl DiskSection {
+    /// Whether what the guest writes must be carried to the other host.
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        self.storage == DiskStorage::Replicated && !self.read_only
+    }
+
     /// The serial number the guest reads.
     #[must_use]
     pub fn serial(&self) -> DiskSerial {
@@ -54,6 +65,27 @@ impl DiskSection {
 
 fn yes() -> bool {
     true
+}
+
+/// Where the other host's copy of a disk is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum DiskStorage {
+    /// It has one of its own, which Kemari keeps equal.
+    #[default]
+    Replicated,
+    /// Both hosts see the same disk.
+    Shared,
+}
+
+impl fmt::Display for DiskStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Replicated => "replicated",
+            Self::Shared => "shared",
+        })
+    }
 }
 
 /// How the host's kernel is asked to read and write.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib};
+use super::{EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib, ResyncMib};
 use crate::NodeName;
 
 /// How the two replicas find each other and how often they synchronise.
@@ -31,6 +31,9 @@ pub struct ReplicationSection {
     /// Silence after which the other replica counts as out of reach, in milliseconds, 50 to 60000;
     /// default 1000.
     pub peer_timeout_ms: PeerTimeoutMs,
+    /// The most that the copy of disks to a new passive replica may read and send, in MiB per
+    /// second, 1 to 100000; default: as much as disks and link carry.
+    pub resync_mib_per_s: Option<ResyncMib>,
     /// Replication addresses (IP address or host name) by the names Pacemaker gives the nodes;
     /// default: the node's name itself is looked up. A direct link of its own is best.
     pub addresses: BTreeMap<NodeName, HostName>,

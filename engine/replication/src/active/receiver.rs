@@ -10,7 +10,7 @@ use super::{ActiveConfig, ActiveEvent};
 use crate::protocol::{Inbound, ProtocolError, expect_empty};
 use crate::wire::message::decode_postcard;
 use crate::wire::{
-    FrameHeader, FrameKind, Goodbye, PROTOCOL_OLDEST, PROTOCOL_VERSION, Refusal, Welcome,
+    Differing, FrameHeader, FrameKind, Goodbye, PROTOCOL_OLDEST, PROTOCOL_VERSION, Refusal, Welcome,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +85,9 @@ impl ActiveReceiver {
             (State::Welcomed, FrameKind::Ack) => {
                 expect_empty(kind, payload)?;
                 self.ack(header.epoch)
+            }
+            (State::Welcomed, FrameKind::DiskDiffers) => {
+                Ok(ActiveEvent::Compared(Differing::decode(payload)?))
             }
             (State::Welcomed, FrameKind::Heartbeat) => {
                 expect_empty(kind, payload)?;

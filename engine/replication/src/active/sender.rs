@@ -14,11 +14,13 @@ use kemari_api::Epoch;
 use super::ActiveConfig;
 use crate::output::Output;
 use crate::page::{PAGE_BYTES, PageIndex};
+use crate::storage::DiskChange;
+use crate::wire::disks::{encode_change, has_room_for_change};
 use crate::wire::message::encode_postcard;
 use crate::wire::outputs::{encode_output, has_room_for_output};
 use crate::wire::pages::{encode_page, has_room_for_page};
 use crate::wire::{
-    Begin, Commit, FrameKind, FrameWriter, Goodbye, Hello, HelloBody, PAYLOAD_BYTES_MAX,
+    Begin, Commit, FrameKind, FrameWriter, Goodbye, Hello, HelloBody, PAYLOAD_BYTES_MAX, Probe,
     TransactionDigest,
 };
 
@@ -46,6 +48,9 @@ pub struct BeginTransaction {
     /// Position of the console's stream at the end of the epoch.
     pub console_position: u64,
 }
+
+/// The protocol version that brought replicated disks.
+const DISKS_SINCE: u16 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -75,6 +80,7 @@ pub struct ActiveSender {
     config: ActiveConfig,
     writer: FrameWriter,
     state: State,
+    version: u16,
     held: Option<Epoch>,
     copied: bool,
     sent: Arc<AtomicU64>,
@@ -89,6 +95,7 @@ impl ActiveSender {
             config,
             writer,
             state: State::Greeting,
+            version: 0,
             held: None,
             copied: false,
             sent,
@@ -112,6 +119,7 @@ impl ActiveSender {
 
     pub(super) fn welcomed(&mut self, version: u16, held: Option<Epoch>) {
         self.writer.set_version(version);
+        self.version = version;
         self.held = held;
         self.state = State::Copying;
     }
@@ -144,6 +152,74 @@ impl ActiveSender {
         let (count, _) = self.pages_frame(out, FrameKind::CopyPages, Epoch::default(), pages);
         self.copied |= count > 0;
         count
+    }
+
+    /// Whether the peer knows of replicated disks: it is not older than protocol version 3.
+    #[must_use]
+    pub const fn carries_disks(&self) -> bool {
+        self.version >= DISKS_SINCE
+    }
+
+    /// Appends a frame that asks the passive side to compare blocks of a disk; the answers come in
+    /// the order of the probes. Between transactions its disks are those of the last epoch sent.
+    ///
+    /// # Panics
+    /// Inside a transaction, before the Welcome and after the Goodbye, or when the peer is too old.
+    pub fn disk_probe(&mut self, out: &mut Vec<u8>, probe: &Probe) {
+        let fits = matches!(self.state, State::Copying | State::Between { .. });
+        assert!(
+            fits && self.carries_disks(),
+            "no probe while the session is {:?}",
+            self.state
+        );
+        self.writer
+            .frame(out, FrameKind::DiskProbe, Epoch::default(), |payload| {
+                probe.encode(payload);
+            });
+    }
+
+    /// Appends content of disks, in as many frames as needed. From here on the passive side is not
+    /// in sync until the first commit, and that must be on [`Base::Copy`].
+    ///
+    /// # Panics
+    /// When not called between the Welcome and the first transaction, or when the peer is too old.
+    pub fn disk_copy<D: AsRef<[u8]>>(
+        &mut self,
+        out: &mut Vec<u8>,
+        changes: impl Iterator<Item = DiskChange<D>>,
+    ) {
+        assert!(
+            self.state == State::Copying && self.carries_disks(),
+            "no disk is copied while the session is {:?}",
+            self.state
+        );
+        let mut changes = changes.peekable();
+        while changes.peek().is_some() {
+            self.held = None;
+            self.writer
+                .frame(out, FrameKind::DiskCopy, Epoch::default(), |payload| {
+                    append_changes(payload, &mut changes);
+                });
+        }
+    }
+
+    /// Appends what the guest changed on disks to the open transaction, in as many frames as
+    /// needed.
+    ///
+    /// # Panics
+    /// When no transaction is open or the peer is too old.
+    pub fn disk_log<'a>(
+        &mut self,
+        out: &mut Vec<u8>,
+        changes: impl Iterator<Item = &'a DiskChange>,
+    ) {
+        let mut changes = changes.peekable();
+        while changes.peek().is_some() {
+            assert!(self.carries_disks(), "the peer is too old for disks");
+            self.transaction_frame(out, FrameKind::DiskLog, |payload| {
+                append_changes(payload, &mut changes);
+            });
+        }
     }
 
     /// Starts a transaction.
@@ -373,5 +449,18 @@ impl ActiveSender {
             }
         });
         (count, range)
+    }
+}
+
+/// Appends to a payload as many changes as fit, at least one.
+fn append_changes<D: AsRef<[u8]>, C: Borrow<DiskChange<D>>>(
+    payload: &mut Vec<u8>,
+    changes: &mut impl Iterator<Item = C>,
+) {
+    let start = payload.len();
+    while has_room_for_change(payload.len() - start)
+        && let Some(change) = changes.next()
+    {
+        encode_change(payload, change.borrow());
     }
 }

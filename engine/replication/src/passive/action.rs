@@ -3,9 +3,11 @@
 
 use kemari_api::{Generation, NodeName};
 
+use super::changes::ChangeBatch;
 use super::checkpoint::{Checkpoint, PageBatch};
 use crate::page::RamLayout;
-use crate::wire::{Goodbye, Purpose, Refusal, VmIdentity};
+use crate::storage::DiskLayout;
+use crate::wire::{Goodbye, Probe, Purpose, Refusal, VmIdentity};
 
 /// What a session of the passive side starts from.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ pub struct PassiveConfig {
     pub node: NodeName,
     /// Which pages are RAM.
     pub ram: RamLayout,
+    /// The disks, by their place in the description.
+    pub disks: Vec<DiskLayout>,
     /// Judges two fingerprints that are not equal byte for byte (ours, theirs): `None` if they may
     /// pair all the same, otherwise what differs, for people.
     pub difference: fn(&[u8], &[u8]) -> Option<String>,
@@ -44,6 +48,11 @@ pub enum PassiveAction<'a> {
     Refuse(Refusal),
     /// Apply these pages to RAM now; the replica holds no checkpoint any more.
     Copy(PageBatch<'a>),
+    /// Apply these changes to disks now; the replica holds no checkpoint any more.
+    CopyDisk(ChangeBatch<'a>),
+    /// Compare these blocks with the disk and answer with
+    /// [`super::PassiveSession::compared`].
+    Compare(Probe),
     /// A transaction is complete: decode its state, then call [`super::PassiveSession::accept`]; drop the
     /// session if it does not decode.
     Complete(Checkpoint),

@@ -6,6 +6,7 @@
 
 use kemari_api::{Epoch, Generation};
 
+use super::changes::StagedChanges;
 use crate::output::Output;
 use crate::page::{PAGE_BYTES, PageContent, PageIndex};
 use crate::wire::WireError;
@@ -114,6 +115,8 @@ pub struct Checkpoint {
     pub pages: StagedPages,
     /// Machine state; its form is the process's affair.
     pub state: Vec<u8>,
+    /// What the guest changed on disks since the checkpoint before.
+    pub changes: StagedChanges,
     /// Outputs that wait for this commit. Taken out by `accept`.
     pub outputs: Vec<Output>,
 }
@@ -122,6 +125,7 @@ impl Checkpoint {
     pub(super) fn clear(&mut self) {
         self.pages.clear();
         self.state.clear();
+        self.changes.clear();
         self.outputs.clear();
     }
 }

@@ -11,16 +11,18 @@
 use kemari_api::{Epoch, Generation};
 
 use super::action::{Call, PassiveAction, PassiveConfig};
+use super::changes::ChangeBatch;
 use super::checkpoint::{Checkpoint, PageBatch, check_pages};
 use super::coverage::CopyCoverage;
 use super::replica::Replica;
 use super::staging::{Staging, in_ram};
 use crate::protocol::{Inbound, ProtocolError, expect_empty};
+use crate::storage::{BLOCK_BYTES, DiskLayout};
 use crate::wire::message::{decode_postcard, encode_postcard};
 use crate::wire::pages::PageReader;
 use crate::wire::{
-    Begin, Commit, FrameHeader, FrameKind, FrameWriter, Goodbye, Hello, PROTOCOL_OLDEST,
-    PROTOCOL_VERSION, Refusal, Welcome,
+    Begin, Commit, Differing, FrameHeader, FrameKind, FrameWriter, Goodbye, Hello, PROTOCOL_OLDEST,
+    PROTOCOL_VERSION, Probe, Refusal, Welcome,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +193,18 @@ impl PassiveSession {
         }
     }
 
+    /// Appends the answer to a probe.
+    ///
+    /// # Panics
+    /// Before the Welcome and after the end.
+    pub fn compared(&mut self, differing: Differing, out: &mut Vec<u8>) {
+        self.assert_welcomed();
+        self.writer
+            .frame(out, FrameKind::DiskDiffers, Epoch::default(), |payload| {
+                differing.encode(payload);
+            });
+    }
+
     /// Appends a sign of life.
     ///
     /// # Panics
@@ -235,12 +249,18 @@ impl PassiveSession {
         match (self.state, kind) {
             (State::ExpectingHello, FrameKind::Hello) => self.hello(header, payload),
             (State::Copying, FrameKind::CopyPages) => self.copy(payload),
+            (State::Copying, FrameKind::DiskCopy) => self.copy_disk(payload),
+            (State::Copying | State::Between { .. }, FrameKind::DiskProbe) => self.probe(payload),
             (State::Copying | State::Between { .. }, FrameKind::Begin) => {
                 self.begin(header.epoch, payload)
             }
             (
                 State::Staging { epoch },
-                FrameKind::Pages | FrameKind::State | FrameKind::Outputs | FrameKind::Commit,
+                FrameKind::Pages
+                | FrameKind::State
+                | FrameKind::DiskLog
+                | FrameKind::Outputs
+                | FrameKind::Commit,
             ) => {
                 if header.epoch != epoch {
                     return Err(epoch_order(kind, epoch, header.epoch));
@@ -330,6 +350,33 @@ impl PassiveSession {
         Ok(PassiveAction::Copy(PageBatch::checked(reader)))
     }
 
+    fn copy_disk<'a>(&mut self, payload: &'a [u8]) -> Result<PassiveAction<'a>, ProtocolError> {
+        let batch = ChangeBatch::check(&self.config.disks, FrameKind::DiskCopy, payload)?;
+        self.replica.forget();
+        Ok(PassiveAction::CopyDisk(batch))
+    }
+
+    fn probe<'a>(&self, payload: &[u8]) -> Result<PassiveAction<'a>, ProtocolError> {
+        let probe = Probe::decode(payload)?;
+        let length = probe.digests.len() as u64 * BLOCK_BYTES;
+        let end = probe.offset.checked_add(length);
+        let fits = match (self.config.disks.get(probe.disk.index()), end) {
+            (Some(DiskLayout::Replicated { capacity_bytes }), Some(end)) => {
+                end <= capacity_bytes.next_multiple_of(BLOCK_BYTES)
+            }
+            _ => false,
+        };
+        if fits {
+            return Ok(PassiveAction::Compare(probe));
+        }
+        Err(ProtocolError::OutsideDisk {
+            kind: FrameKind::DiskProbe,
+            disk: probe.disk,
+            offset: probe.offset,
+            length,
+        })
+    }
+
     fn begin<'a>(
         &mut self,
         epoch: Epoch,
@@ -408,6 +455,7 @@ impl PassiveSession {
         match kind {
             FrameKind::Pages => self.staging.pages(&self.config.ram, payload)?,
             FrameKind::State => self.staging.state(payload)?,
+            FrameKind::DiskLog => self.staging.disk_log(&self.config.disks, payload)?,
             FrameKind::Outputs => self.staging.outputs(self.replica.retained(), payload)?,
             _ => return self.commit(payload),
         }

@@ -6,10 +6,12 @@
 
 use kemari_api::{Epoch, Generation};
 
+use super::changes::STAGED_CHANGES_BYTES_MAX;
 use super::checkpoint::Checkpoint;
 use super::retained::{RETAINED_BYTES_MAX, Retained};
 use crate::page::{PageIndex, RamLayout};
 use crate::protocol::ProtocolError;
+use crate::storage::DiskLayout;
 use crate::wire::outputs::decode_outputs;
 use crate::wire::pages::PageReader;
 use crate::wire::{Begin, Commit, FrameKind, TransactionDigest};
@@ -60,6 +62,20 @@ impl Staging {
         }
         self.checkpoint.state.extend_from_slice(payload);
         Ok(())
+    }
+
+    /// Stages changes of disks, each within a replicated disk.
+    pub(super) fn disk_log(
+        &mut self,
+        disks: &[DiskLayout],
+        payload: &[u8],
+    ) -> Result<(), ProtocolError> {
+        self.digest.add(FrameKind::DiskLog, payload);
+        if self.checkpoint.changes.stage(disks, payload)? {
+            Ok(())
+        } else {
+            Err(self.too_much("disk changes", STAGED_CHANGES_BYTES_MAX as u64))
+        }
     }
 
     /// Stages outputs, which must still fit beside those already kept.

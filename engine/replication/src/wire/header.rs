@@ -15,7 +15,7 @@ use super::error::WireError;
 pub const MAGIC: [u8; 4] = *b"KMRI";
 
 /// The protocol version this engine speaks best.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// The oldest protocol version this engine still speaks.
 pub const PROTOCOL_OLDEST: u16 = 2;
@@ -60,11 +60,19 @@ pub enum FrameKind {
     Delivered = 12,
     /// Either way: the end of the session, and why. The last frame of a connection.
     Goodbye = 13,
+    /// Content of disks before the first transaction. Since version 3, as all about disks.
+    DiskCopy = 14,
+    /// What the guest changed on disks in the open transaction.
+    DiskLog = 15,
+    /// Digests of blocks of a disk, to be compared.
+    DiskProbe = 16,
+    /// Passive to active: which blocks of a probe differ.
+    DiskDiffers = 17,
 }
 
 impl FrameKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Hello,
         Self::Welcome,
         Self::Refuse,
@@ -78,6 +86,10 @@ impl FrameKind {
         Self::Heartbeat,
         Self::Delivered,
         Self::Goodbye,
+        Self::DiskCopy,
+        Self::DiskLog,
+        Self::DiskProbe,
+        Self::DiskDiffers,
     ];
 
     /// The number that stands for the kind on the wire.

@@ -15,11 +15,14 @@ use kemari_replication::passive::{
     Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
 };
 use kemari_replication::protocol::ProtocolError;
-use kemari_replication::wire::{FrameDecoder, VmIdentity};
+use kemari_replication::storage::{BLOCK_BYTES, Change, DiskChange, DiskLayout, block_digest};
+use kemari_replication::wire::{Differing, FrameDecoder, Probe, VmIdentity};
 use kemari_replication::{Epoch, Generation, PAGE_BYTES, PageIndex, RamLayout};
 
 /// Pages of the little guest.
 pub const PAGES: u64 = 8;
+/// Size of the little guest's only disk: two blocks and a rest.
+pub const DISK_BYTES: u64 = 2 * BLOCK_BYTES + 1024;
 /// Generation of most tests.
 pub const G: Generation = Generation::new(3);
 
@@ -39,6 +42,38 @@ pub fn layout() -> RamLayout {
 /// The page numbers of [`layout`].
 pub fn indices() -> impl Iterator<Item = PageIndex> {
     (0..5).chain(16..19).map(PageIndex)
+}
+
+/// Applies changes to a disk in memory.
+pub fn apply<'a>(disk: &mut [u8], changes: impl Iterator<Item = DiskChange<&'a [u8]>>) {
+    for change in changes {
+        let start = usize::try_from(change.offset).expect("checked by the session");
+        let length = usize::try_from(change.length()).expect("checked by the session");
+        let range = disk
+            .get_mut(start..start + length)
+            .expect("checked by the session");
+        match change.change {
+            Change::Write(data) => range.copy_from_slice(data),
+            Change::Zeroes { .. } | Change::Discard { .. } => range.fill(0),
+            Change::Flush => (),
+        }
+    }
+}
+
+/// Answers a probe.
+pub fn compare(disk: &[u8], probe: &Probe) -> Differing {
+    let start = usize::try_from(probe.offset).expect("checked by the session");
+    let block = usize::try_from(BLOCK_BYTES).expect("it is small");
+    let ours = disk[start..].chunks(block).map(block_digest);
+    let differing = ours.zip(&probe.digests).enumerate();
+    let blocks = differing
+        .filter(|(_, (ours, theirs))| ours != *theirs)
+        .fold(0, |blocks, (place, _)| blocks | 1 << place);
+    Differing {
+        disk: probe.disk,
+        offset: probe.offset,
+        blocks,
+    }
 }
 
 /// RAM and machine state of one replica.
@@ -97,6 +132,9 @@ pub fn passive(replica: Replica) -> PassiveSession {
     let config = PassiveConfig {
         identity: identity(),
         node: "b".parse().expect("a valid name"),
+        disks: vec![DiskLayout::Replicated {
+            capacity_bytes: DISK_BYTES,
+        }],
         ram: layout(),
         difference: |_, _| Some("the fingerprint differs".to_owned()),
     };
@@ -110,6 +148,8 @@ pub struct PassiveSide {
     pub session: PassiveSession,
     /// Shadow RAM and state.
     pub guest: Guest,
+    /// Its disk.
+    pub disk: Vec<u8>,
     /// Bytes towards the active side.
     pub out: Vec<u8>,
     /// Epochs accepted in this session.
@@ -123,6 +163,7 @@ impl PassiveSide {
         Self {
             session: passive(replica),
             guest,
+            disk: vec![0; usize::try_from(DISK_BYTES).expect("a small disk")],
             out: Vec::new(),
             accepted: Vec::new(),
             decoder: FrameDecoder::new(),
@@ -141,10 +182,16 @@ impl PassiveSide {
                         **self.guest.ram.get_mut(&index).expect("a page of RAM") = *content.bytes();
                     }
                 }
+                PassiveAction::CopyDisk(changes) => apply(&mut self.disk, changes),
+                PassiveAction::Compare(probe) => {
+                    let differing = compare(&self.disk, &probe);
+                    self.session.compared(differing, &mut self.out);
+                }
                 PassiveAction::Complete(mut checkpoint) => {
                     self.session.accept(&mut checkpoint, &mut self.out);
                     self.accepted.push(checkpoint.epoch);
                     self.guest.merge(&checkpoint);
+                    apply(&mut self.disk, checkpoint.changes.iter());
                     self.session.recycle(checkpoint);
                 }
                 PassiveAction::Continue | PassiveAction::Alive | PassiveAction::Goodbye(_) => (),

@@ -6,6 +6,7 @@
 //! meanwhile matters, and guest memory is written by the device model only (through the dirty bitmap).
 
 mod bounce;
+mod content;
 mod file;
 mod lock;
 #[cfg(any(test, feature = "test-support"))]
@@ -21,6 +22,7 @@ mod uring;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub use content::DiskContent;
 #[cfg(any(test, feature = "test-support"))]
 pub use memory::{MemoryDisk, MemoryDiskControl};
 pub use open::OpenDiskError;

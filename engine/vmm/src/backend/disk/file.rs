@@ -131,7 +131,7 @@ impl RawFile {
         self.cached.write_all_at(buffer, offset)
     }
 
-    fn flush(&self) -> io::Result<()> {
+    pub(super) fn flush(&self) -> io::Result<()> {
         if self.read_only {
             return Ok(());
         }
@@ -139,7 +139,7 @@ impl RawFile {
     }
 
     /// A discard is a hint: where it cannot be followed, nothing is wrong.
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+    pub(super) fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         if !self.frees_space || length == 0 {
             return Ok(());
         }
@@ -164,7 +164,7 @@ impl RawFile {
         ioctl::block_discard(&self.cached, start, end - start)
     }
 
-    fn write_zeroes(&self, offset: u64, length: u64, unmap: Unmap) -> io::Result<()> {
+    pub(super) fn write_zeroes(&self, offset: u64, length: u64, unmap: Unmap) -> io::Result<()> {
         if length == 0 {
             return Ok(());
         }

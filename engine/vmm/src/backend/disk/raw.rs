@@ -6,6 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::content::DiskContent;
+use super::file::RawFile;
 use super::open::{self, OpenDiskError};
 use super::plain::Plain;
 use super::uring::Uring;
@@ -64,6 +66,7 @@ pub struct RawDisk {
     geometry: DiskGeometry,
     engine: Box<dyn Engine>,
     kind: IoEngine,
+    file: Arc<RawFile>,
 }
 
 impl RawDisk {
@@ -82,6 +85,7 @@ impl RawDisk {
             write_zeroes: !file.read_only,
         };
         let file = Arc::new(file);
+        let content = Arc::clone(&file);
         let (engine, kind): (Box<dyn Engine>, _) = match Uring::wanted(&file, options.engine)? {
             Some(uring) => (Box::new(uring), IoEngine::Uring),
             None => {
@@ -96,7 +100,14 @@ impl RawDisk {
             geometry,
             engine,
             kind,
+            file: content,
         })
+    }
+
+    /// The content, for others than the disk's device.
+    #[must_use]
+    pub fn content(&self) -> DiskContent {
+        DiskContent::new(Arc::clone(&self.file), self.geometry)
     }
 
     /// The engine in use: [`IoEngine::Uring`] or [`IoEngine::Plain`].

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Comparing the disks of a pair while the guest runs.
+//!
+//! At a cut nothing is in flight, so a part of a disk that is read after it and was not written
+//! until its digests are sent is as it was at that cut, and at every cut since. The passive side
+//! reads its own when it has applied the last epoch sent. A part that was written is tried again at
+//! the next cut.
+
+use std::collections::VecDeque;
+
+use kemari_replication::storage::{
+    BLOCK_BYTES, BlockRange, DiskLayout, DiskNumber, PROBE_BLOCKS_MAX,
+};
+use kemari_replication::wire::{Differing, Probe};
+use tokio::sync::oneshot;
+
+use super::pair::LinkState;
+use super::{Answer, Conductor, Refusal};
+use crate::clock;
+
+/// Differences that are told one by one.
+const TOLD_MAX: usize = 8;
+
+/// A comparison under way.
+#[derive(Debug)]
+pub struct Verify {
+    reply: oneshot::Sender<Answer>,
+    /// What is still to be read, the next part last.
+    rest: Vec<(DiskNumber, BlockRange)>,
+    /// It is being read.
+    reading: bool,
+    /// The other side was asked about these, in this order.
+    asked: VecDeque<(DiskNumber, BlockRange)>,
+    blocks: u64,
+    compared: u64,
+    differing: u64,
+    /// The first differences: disk and offset in bytes.
+    told: Vec<(DiskNumber, u64)>,
+}
+
+impl Verify {
+    fn of(layouts: &[DiskLayout], reply: oneshot::Sender<Answer>) -> Self {
+        let mut rest = Vec::new();
+        for (number, layout) in (0..).map_while(DiskNumber::new).zip(layouts) {
+            let DiskLayout::Replicated { capacity_bytes } = *layout else {
+                continue;
+            };
+            let blocks = capacity_bytes.div_ceil(BLOCK_BYTES);
+            let mut first = 0;
+            while first < blocks {
+                let count = PROBE_BLOCKS_MAX.min(blocks - first);
+                rest.push((number, BlockRange { first, count }));
+                first += count;
+            }
+        }
+        let blocks = rest.iter().map(|(_, range)| range.count).sum();
+        rest.reverse();
+        Self {
+            reply,
+            rest,
+            reading: false,
+            asked: VecDeque::new(),
+            blocks,
+            compared: 0,
+            differing: 0,
+            told: Vec::new(),
+        }
+    }
+
+    /// Tells whoever waits.
+    fn answer(self, answer: Answer) {
+        // Who has gone need not be told.
+        let _ = self.reply.send(answer);
+    }
+
+    fn differences(&self) -> String {
+        let places: Vec<_> = self
+            .told
+            .iter()
+            .map(|(disk, offset)| format!("disk {disk} at {offset}"))
+            .collect();
+        format!(
+            "Of {} blocks of 64 KiB {} differ: {}{}. The passive replica must not take over: restart \
+             its engine, its disks are then made equal; and look for what else writes to them",
+            self.blocks,
+            self.differing,
+            places.join(", "),
+            if self.differing > TOLD_MAX as u64 {
+                ", …"
+            } else {
+                ""
+            }
+        )
+    }
+}
+
+impl Conductor {
+    pub(super) fn verify(&mut self, reply: oneshot::Sender<Answer>) {
+        let refused = if !self.is_paired() {
+            Some("Disks can be compared while the pair is in sync, on the active replica only")
+        } else if !self.attachments.storage().is_replicated() {
+            Some("This VM has no replicated disk")
+        } else if self.verify.is_some() {
+            Some("The disks are being compared already")
+        } else {
+            None
+        };
+        if let Some(text) = refused {
+            let _ = reply.send(Err(Refusal::Failed(text.into())));
+            return;
+        }
+        tracing::info!(vm = %self.config.vm.name, generation = %self.generation, "comparing disks");
+        let layouts = self.attachments.storage().layouts();
+        self.verify = Some(Verify::of(layouts, reply));
+    }
+
+    /// The guest stands still and nothing is in flight: the next part may be read.
+    pub(super) fn verify_at_cut(&mut self) {
+        let (LinkState::Up(pair), Some(verify)) = (&self.link, &mut self.verify) else {
+            return;
+        };
+        if verify.reading {
+            return;
+        }
+        let Some((disk, range)) = verify.rest.last().copied() else {
+            return;
+        };
+        let bytes = range.first * BLOCK_BYTES..(range.first + range.count) * BLOCK_BYTES;
+        self.attachments.storage().log().watch(disk, bytes);
+        self.disk_jobs.probe(pair.id, disk, range);
+        verify.reading = true;
+    }
+
+    /// A part was read.
+    pub(super) fn verify_read(&mut self, probe: &Probe) {
+        let (LinkState::Up(pair), Some(verify)) = (&mut self.link, &mut self.verify) else {
+            return;
+        };
+        verify.reading = false;
+        if self.attachments.storage().log().was_touched() {
+            return;
+        }
+        verify.asked.extend(verify.rest.pop());
+        let mut frames = pair.link.buffer();
+        pair.link.session.disk_probe(&mut frames, probe);
+        pair.link.send(frames);
+        pair.last_sent = clock::now();
+    }
+
+    /// The other side has compared a part.
+    pub(super) fn verify_compared(&mut self, differing: Differing) {
+        let Some(verify) = &mut self.verify else {
+            return;
+        };
+        let Some((disk, range)) = verify.asked.pop_front() else {
+            return;
+        };
+        verify.compared += range.count;
+        for place in differing.places().filter(|place| *place < range.count) {
+            verify.differing += 1;
+            if verify.told.len() < TOLD_MAX {
+                let offset = (range.first + place) * BLOCK_BYTES;
+                verify.told.push((disk, offset));
+            }
+        }
+        let percent = verify.compared * 100 / verify.blocks.max(1);
+        self.detail = format!("paired; comparing disks: {percent} %");
+        if verify.rest.is_empty() && verify.asked.is_empty() {
+            self.verify_done();
+        }
+    }
+
+    fn verify_done(&mut self) {
+        let Some(verify) = self.verify.take() else {
+            return;
+        };
+        super::pair::PAIRED.clone_into(&mut self.detail);
+        if verify.differing == 0 {
+            tracing::info!(
+                vm = %self.config.vm.name, generation = %self.generation,
+                blocks = verify.blocks, "the disks of both replicas are equal"
+            );
+            return verify.answer(Ok(()));
+        }
+        let told = verify.differences();
+        tracing::error!(vm = %self.config.vm.name, generation = %self.generation, "{told}");
+        verify.answer(Err(Refusal::Failed(told)));
+    }
+
+    /// The pair has ended before all was compared.
+    pub(super) fn verify_ended(&mut self) {
+        if let Some(verify) = self.verify.take() {
+            let told = "The pair ended before all disks were compared; try again";
+            verify.answer(Err(Refusal::Failed(told.into())));
+        }
+    }
+}

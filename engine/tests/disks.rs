@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Replicated disks between two engine processes on this machine's `/dev/kvm`: the bare guest checks
+//! in each round that its disk holds what its memory says, and we compare the two hosts' files.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it must be"
+)]
+
+#[allow(dead_code, reason = "each test file uses its part")]
+mod replica_process;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use kemari_api::replica::{DiskState, Promotion};
+use kemari_api::{Licence, Role};
+use kemari_cluster_tests::observer::Observer;
+use kemari_cluster_tests::{guests, ledger};
+use tempfile::TempDir;
+
+use replica_process::{Description, PATIENCE, ReplicaProcess, kvm_or_skip, outside};
+
+/// Enough for several probes and an odd end.
+const DISK_BYTES: u64 = 8 * 1024 * 1024 + 512;
+
+/// The outside, and a host's disk for each node.
+struct Site {
+    observer: Observer,
+    console: String,
+    directory: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (observer, console) = outside();
+        Self {
+            observer,
+            console,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The disk of a node, made with noise of its own where it is not there.
+    fn disk(&self, node: &str) -> PathBuf {
+        let path = self.directory.path().join(node);
+        if !path.exists() {
+            let noise = node.as_bytes().repeat(3 * 1024 * 1024);
+            let mut file = File::create(&path).unwrap();
+            file.write_all(&noise).unwrap();
+            file.set_len(DISK_BYTES).unwrap();
+        }
+        path
+    }
+
+    fn replica(&self, node: &str, more: &str) -> ReplicaProcess {
+        let sections = format!(
+            "[[disk]]\nid = \"root\"\npath = {:?}\n{more}",
+            self.disk(node)
+        );
+        let description = Description {
+            memory_mib: 64,
+            kernel: guests::ledger(),
+            cmdline: "pages=16 disk=256",
+            console: &self.console,
+            replication: "",
+            sections: &sections,
+        };
+        ReplicaProcess::start(node, &description)
+    }
+
+    fn see_more(&self, bytes: usize) {
+        self.observer.wait_for_more(bytes, PATIENCE).unwrap();
+    }
+
+    /// Nothing is missing, nothing was executed twice, no disk was of another instant than memory.
+    fn judge(&self) {
+        assert_eq!(self.observer.violations(), []);
+        println!("{:?}", ledger::check(&self.observer.bytes()).unwrap());
+    }
+}
+
+/// The record follows the acknowledgement.
+fn is_a_copy(passive: &ReplicaProcess) {
+    passive.wait("a whole copy", |status| status.disks == DiskState::Copy);
+}
+
+fn first_difference(a: &Path, b: &Path) -> Option<usize> {
+    let (a, b) = (fs::read(a).unwrap(), fs::read(b).unwrap());
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(&b).position(|(a, b)| a != b)
+}
+
+#[test]
+fn the_disk_of_a_killed_active_replica_is_continued_by_the_passive_one() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let mut active = site.replica("a", "");
+    active.promote(Promotion::ColdStart, 1).unwrap();
+    site.see_more(1_000);
+    for round in 0..6 {
+        let node = if round % 2 == 0 { "b" } else { "a" };
+        let passive = site.replica(node, "");
+        active.protect(&passive);
+        is_a_copy(&passive);
+        site.see_more(1_000);
+        active.kill();
+        passive.wait("the loss noticed", |status| status.detail.contains("lost"));
+        passive.promote(Promotion::TakeOver, round + 2).unwrap();
+        assert_eq!(passive.status().disks, DiskState::Own);
+        site.see_more(500);
+        active = passive;
+    }
+    site.judge();
+}
+
+#[test]
+fn after_a_handover_both_disks_are_equal() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let (a, b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    let mut pair = [&a, &b];
+    for generation in 2..6 {
+        let [active, passive] = pair;
+        site.see_more(500);
+        active.protect(passive);
+        site.see_more(300);
+        active.demote().unwrap();
+        let (ours, theirs) = (site.disk("a"), site.disk("b"));
+        assert_eq!(first_difference(&ours, &theirs), None);
+        passive.promote(Promotion::TakeOver, generation).unwrap();
+        pair = [passive, active];
+    }
+    site.see_more(300);
+    site.judge();
+}
+
+#[test]
+fn only_what_differs_is_copied() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    fs::copy(site.disk("a"), site.directory.path().join("b")).unwrap();
+    let differs = fs::OpenOptions::new()
+        .write(true)
+        .open(site.disk("b"))
+        .unwrap();
+    differs.write_all_at(b"x", 5 * 1024 * 1024).unwrap();
+    differs.write_all_at(b"x", DISK_BYTES - 1).unwrap();
+    let (a, b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    site.see_more(100);
+    a.protect(&b);
+    let log = a.log();
+    println!("{log}");
+    a.demote().unwrap();
+    assert_eq!(first_difference(&site.disk("a"), &site.disk("b")), None);
+    // The guest uses two blocks and wrote them before and meanwhile; two more differed.
+    let copied: u64 = log
+        .split("copied_blocks=")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((3..=12).contains(&copied), "{copied} blocks copied");
+}
+
+#[test]
+fn a_guest_is_not_booted_from_a_copy_by_mistake() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let (a, mut b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    is_a_copy(&b);
+    b.kill();
+    let b = b.start_again();
+    assert_eq!(b.status().disks, DiskState::Copy);
+    let refused = b.promote(Promotion::ColdStart, 9).unwrap_err().to_string();
+    assert!(refused.contains("copy of the other replica's"), "{refused}");
+    // It can be made a passive replica again, though.
+    a.go_solo(2).unwrap();
+    assert_eq!(a.status().licence, Licence::Solo);
+    a.protect(&b);
+    site.see_more(500);
+    assert_eq!(b.status().role, Role::Passive);
+    site.judge();
+}
+
+#[test]
+fn a_shared_disk_is_refused_by_name() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let a = site.replica("a", "storage = \"shared\"\n");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    let refused = a.monitor("migrate -d kemari:tcp:127.0.0.1:1").unwrap_err();
+    assert!(
+        refused.to_string().contains("\"root\" is shared"),
+        "{refused}"
+    );
+    assert_eq!(a.status().disks, DiskState::None);
+}
+
+#[test]
+fn disks_are_copied_while_the_guest_writes_them() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let a = site.replica("a", "");
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    site.see_more(1_000);
+    for round in 0..5 {
+        let b = site.replica("b", "");
+        a.protect(&b);
+        site.see_more(300);
+        drop(b);
+        a.wait("the loss noticed", |status| status.licence == Licence::Cut);
+        a.go_solo(round + 2).unwrap();
+    }
+    site.judge();
+}
+
+#[test]
+fn disks_are_compared_while_the_guest_writes_them() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let (a, b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    let alone = a.monitor("verify").unwrap_err().to_string();
+    assert!(alone.contains("while the pair is in sync"), "{alone}");
+    a.protect(&b);
+    for _ in 0..3 {
+        site.see_more(200);
+        assert!(a.monitor("verify").unwrap().contains("are equal"));
+    }
+    // Somebody writes where nobody should.
+    let spoilt = fs::OpenOptions::new()
+        .write(true)
+        .open(site.disk("b"))
+        .unwrap();
+    spoilt.write_all_at(b"!", 6 * 1024 * 1024).unwrap();
+    let differs = a.monitor("verify").unwrap_err().to_string();
+    assert!(differs.contains("1 differ: disk 0 at 6291456"), "{differs}");
+    site.see_more(200);
+    site.judge();
+}
