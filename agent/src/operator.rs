@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `kemarictl` does: questions to the agent and to the engines of this node.
 
+mod console;
 mod monitor;
 mod table;
 
@@ -14,6 +15,7 @@ use kemari_api::replica::{self, ReplicaStatus};
 use kemari_api::{VmName, place};
 use tokio::time::timeout;
 
+pub use console::{Attachment, Input, attach};
 pub use monitor::{converse, run_one};
 
 /// How long an agent or an engine may take to answer a question.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `ocf:kemari:vm` as an administrator meets it: `ocf-tester`, `crm_resource --validate`, `pcs`, and
-//! a planned move, on real nodes with the Debian package.
+//! `ocf:kemari:vm` as an administrator meets it: `ocf-tester`, `crm_resource --validate`, `pcs`, a
+//! planned move, and a stop, on real nodes with the Debian package.
 
 use std::time::Duration;
 
@@ -66,6 +66,12 @@ fn wrong_input_is_named(bed: &Namespaces, node: &str) {
         "OCF_ERR_INSTALLED: {text}"
     );
     let good = "OCF_RESKEY_config=/etc/kemari/vm.toml";
+    let slow = format!("{good} OCF_RESKEY_shutdown_timeout=soon");
+    let (code, text) = call(bed, node, "validate-all", &slow);
+    assert!(
+        code == 6 && text.contains("shutdown_timeout=soon"),
+        "OCF_ERR_CONFIGURED: {text}"
+    );
     let (code, _) = call(bed, node, "monitor", good);
     assert_eq!(code, 7, "OCF_NOT_RUNNING");
     bed.exec(node, &["mv", "/dev/kvm", "/dev/kvm.away"])
@@ -151,4 +157,92 @@ fn ocf_tester_passes_pcs_makes_the_pair_and_a_standby_loses_nothing() {
         "{:?}",
         ledger::check(&vm.observer.bytes()).expect("the ledger is complete")
     );
+}
+
+/// What the engines of all nodes have said of this since they were installed.
+fn said(vm: &ProtectedVm<'_>, bed: &Namespaces, words: &str) -> usize {
+    let count = |node: &String| {
+        let journal = vm
+            .run(node, "journalctl -o cat -u kemari-vm@vm.service")
+            .unwrap_or_else(|e| panic!("{e:#}"));
+        journal.matches(words).count()
+    };
+    bed.nodes().iter().map(count).sum()
+}
+
+/// Disables the resource, and looks that all is down and nothing failed.
+fn disable(vm: &ProtectedVm<'_>, bed: &Namespaces) {
+    let run = |node: &str, command: &str| vm.run(node, command).unwrap_or_else(|e| panic!("{e:#}"));
+    run("node1", "pcs resource disable vm-pair");
+    vm.settle("node1").expect("the resource stops");
+    let shown = vm.crm_mon("node1").expect("crm_mon shows it");
+    println!("{shown}");
+    assert!(!shown.contains("Failed Resource Actions"), "{shown}");
+    assert!(!shown.contains("romoted: ["), "{shown}");
+    for node in bed.nodes() {
+        assert_eq!(vm.replica(node).expect("the node can be entered"), None);
+        let failed = run(node, "systemctl list-units --failed --no-legend 'kemari-*'");
+        assert_eq!(failed.trim(), "", "{node}");
+    }
+}
+
+#[test]
+fn a_stop_shuts_the_guest_down_and_a_standby_does_not() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let deb = package::find().expect("make package was run before");
+    let bed = Namespaces::builder()
+        .nodes(3)
+        .debs(vec![deb])
+        .up()
+        .expect("the bed comes up");
+    bed.start_cluster().expect("the cluster forms");
+    let vm = ProtectedVm::install(&bed, ledger_vm()).expect("the VM is installed");
+    vm.run("node1", "sh /usr/share/doc/kemari/examples/cluster-pcs.sh")
+        .expect("pcs takes it");
+    let off = "the guest powered itself off";
+    let pressed = "pressing the guest's power button";
+    let begin = || {
+        let pair = vm.wait_protected(bed.nodes()).expect("a pair forms");
+        vm.observer
+            .wait_for_more(500, Duration::from_secs(60))
+            .expect("the guest prints");
+        vm.wait_promoted(&pair.0).expect("crm_mon shows it");
+        vm.settle("node1").expect("Pacemaker is done");
+        pair
+    };
+
+    // The guest goes on elsewhere.
+    let (active, passive) = begin();
+    let generation = vm
+        .replica(&active)
+        .expect("it answers")
+        .expect("it runs")
+        .generation;
+    vm.run("node1", &format!("pcs node standby {active}"))
+        .expect("pcs takes it");
+    vm.wait_active(&passive, generation)
+        .expect("the passive one takes over");
+    vm.run("node1", &format!("pcs node unstandby {active}"))
+        .expect("pcs takes it");
+    begin();
+    assert_eq!((said(&vm, &bed, pressed), said(&vm, &bed, off)), (0, 0));
+
+    // The whole pair is stopped: nobody goes on.
+    disable(&vm, &bed);
+    assert_eq!((said(&vm, &bed, pressed), said(&vm, &bed, off)), (1, 1));
+    assert_eq!(vm.observer.violations(), []);
+    println!(
+        "{:?}",
+        ledger::check(&vm.observer.bytes()).expect("the ledger is complete")
+    );
+
+    // It comes back, and without the time to shut down it is ended.
+    vm.run(
+        "node1",
+        "pcs resource update vm shutdown_timeout=0 && pcs resource enable vm-pair",
+    )
+    .expect("pcs takes it");
+    begin();
+    disable(&vm, &bed);
+    assert_eq!((said(&vm, &bed, pressed), said(&vm, &bed, off)), (1, 1));
 }

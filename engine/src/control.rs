@@ -7,6 +7,7 @@
 //! refused, the socket of a dead one replaced. A sandboxed engine may not write to the directory
 //! any more and leaves its socket behind; a socket that refuses connections means the same as none.
 
+mod console;
 mod interface;
 mod monitor;
 
@@ -23,6 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use zbus::MessageStream;
 
 use crate::conductor::ConductorHandle;
+pub use console::Consoles;
 use interface::Interface;
 
 /// The control socket could not be made.
@@ -78,11 +80,11 @@ impl ControlSocket {
     }
 
     /// Serves connections for ever.
-    pub async fn serve(&self, conductor: ConductorHandle) {
+    pub async fn serve(&self, conductor: ConductorHandle, consoles: Consoles) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(converse(stream, conductor.clone()));
+                    tokio::spawn(converse(stream, conductor.clone(), consoles.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "control socket: cannot accept a connection");
@@ -112,13 +114,17 @@ fn lock(vm: &VmName) -> Result<Flock<File>, ControlError> {
 }
 
 /// One connection, until the other side closes it.
-async fn converse(stream: UnixStream, conductor: ConductorHandle) {
-    if let Err(error) = try_converse(stream, conductor).await {
+async fn converse(stream: UnixStream, conductor: ConductorHandle, consoles: Consoles) {
+    if let Err(error) = try_converse(stream, conductor, consoles).await {
         tracing::debug!(%error, "control socket: connection ended");
     }
 }
 
-async fn try_converse(stream: UnixStream, conductor: ConductorHandle) -> zbus::Result<()> {
+async fn try_converse(
+    stream: UnixStream,
+    conductor: ConductorHandle,
+    consoles: Consoles,
+) -> zbus::Result<()> {
     let stream = stream
         .into_std()
         .map_err(|error| zbus::Error::InputOutput(error.into()))?;
@@ -127,7 +133,7 @@ async fn try_converse(stream: UnixStream, conductor: ConductorHandle) -> zbus::R
     let connection = zbus::connection::Builder::unix_stream(stream)
         .server(zbus::Guid::generate())
         .p2p()
-        .serve_at(replica::PATH, Interface::new(conductor))
+        .serve_at(replica::PATH, Interface::new(conductor, consoles))
         .build()
         .await?;
     // Whatever else arrives is answered by the object server; the stream tells of the end.

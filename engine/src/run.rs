@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -21,16 +21,19 @@ use tokio::sync::oneshot;
 use crate::RunArguments;
 use crate::attachments::Attachments;
 use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
-use crate::control::{ControlError, ControlSocket};
+use crate::control::{Consoles, ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
 use crate::link::passive::{Endpoint, Held, receive_recorded};
 use crate::machine_config::{BootDisk, MachineConfigError, machine_config, nothing_to_boot};
-use crate::outputs::{self, Origin, Sink};
+use crate::outputs::{self, Origin, Sink, Typist};
 use crate::record::{DiskRecordFile, Kind, LicenceFile, Record};
 use crate::sandbox::{self, Paths, Plan};
 
 /// How long an engine that ends stays for the answer to whoever asked.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
+/// How long an engine whose guest powered itself off stays for terminals that have not taken its
+/// last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs a replica until it ends.
 pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
@@ -288,6 +291,9 @@ async fn supervise(
         conductor.console_input(),
     )
     .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let typist = Typist::start(conductor.console_input())
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let consoles = Consoles::new(Arc::clone(conductor.outputs().history()), typist);
     let request = first_request(&start, snapshot, &conductor, record)?;
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
@@ -305,8 +311,11 @@ async fn supervise(
             .map_err(|refusal| Failure::told(FailureKind::Other, refusal.to_string()))?;
     }
     tokio::select! {
-        () = socket.serve(handle.clone()) => Ok(()),
+        () = socket.serve(handle.clone(), consoles.clone()) => Ok(()),
         end = end => {
+            if let Ok(End::PowerOff) = end {
+                consoles.finish(LAST_WORDS).await;
+            }
             // Whoever asked for the end still gets the answer.
             tokio::time::sleep(ANSWER_GRACE).await;
             outcome(&vm, end.unwrap_or_else(|_| End::Failed("The conductor ended".into())))

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use kemari_api::config::{ConfigError, VmConfig, shown};
 use kemari_api::{VmName, place};
 
+use crate::actions::shutdown;
 use crate::environment::Environment;
 use crate::exit::{Code, Failure};
 
@@ -83,6 +84,7 @@ pub(crate) fn load(path: &Path) -> Result<VmConfig, Failure> {
 /// # Errors
 /// `OCF_ERR_CONFIGURED`, `OCF_ERR_INSTALLED` or `OCF_ERR_PERM` with the remedy.
 pub(crate) fn validate(environment: &Environment) -> Result<VmConfig, Failure> {
+    shutdown::timeout_of(environment)?;
     let config = load(config_path(environment)?)?;
     for file in config.boot_files().chain(config.disk_files()) {
         let key = shown(&file.key);

@@ -85,6 +85,26 @@ pub(crate) async fn reach(vm: &VmName) -> Result<ReplicaProxy<'static>, String> 
     Ok(engine)
 }
 
+/// A short look at an engine.
+#[derive(Debug)]
+pub(crate) enum Contact {
+    /// Nobody listens at its control socket.
+    None,
+    /// It answers, and is this.
+    Role(Role),
+    /// It is there, and does not answer properly now.
+    Unclear,
+}
+
+/// Looks whether the engine is there, and as what.
+pub(crate) async fn contact(vm: &VmName) -> Contact {
+    match status(vm).await {
+        Ok(status) => Contact::Role(status.role),
+        Err(ConnectError::NotRunning { .. }) => Contact::None,
+        Err(_) => Contact::Unclear,
+    }
+}
+
 /// Waits until the engine answers and `wanted` holds for its status.
 pub(crate) async fn until(vm: &VmName, wanted: impl Fn(&ReplicaStatus) -> bool) -> ReplicaStatus {
     loop {

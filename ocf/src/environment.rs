@@ -12,6 +12,7 @@ use std::time::Duration;
 use kemari_api::NodeName;
 
 use crate::action::Action;
+use crate::transition::Transition;
 
 /// Kept back from the timeout, so that the agent gives its own reason before Pacemaker kills it.
 const MARGIN_MIN: Duration = Duration::from_millis(500);
@@ -23,6 +24,12 @@ const MARGIN_MAX: Duration = Duration::from_secs(3);
 pub(crate) struct Environment {
     /// The parameter `config`.
     pub(crate) config: Option<PathBuf>,
+    /// The parameter `shutdown_timeout`, as it is written.
+    pub(crate) shutdown_timeout: Option<String>,
+    /// Pacemaker's name of this node.
+    pub(crate) node: Option<String>,
+    /// What becomes of the replicas; `None` if Pacemaker did not say.
+    pub(crate) transition: Option<Transition>,
     /// The operation's timeout.
     pub(crate) timeout: Option<Duration>,
     /// Pacemaker runs this action; otherwise a person or ocf-tester does, and there may be no
@@ -54,6 +61,9 @@ impl Environment {
             config: lookup("OCF_RESKEY_config")
                 .filter(|text| !text.is_empty())
                 .map(PathBuf::from),
+            shutdown_timeout: lookup("OCF_RESKEY_shutdown_timeout").filter(|text| !text.is_empty()),
+            node: meta("on_node").filter(|name| !name.is_empty()),
+            transition: Transition::read(meta),
             timeout: meta("timeout")
                 .and_then(|ms| ms.parse().ok())
                 .map(Duration::from_millis),
@@ -110,6 +120,10 @@ mod tests {
             ("OCF_RESKEY_CRM_meta_notify_operation", "stop"),
             ("OCF_RESKEY_CRM_meta_notify_stop_uname", " node2  node3 "),
             ("OCF_RESKEY_CRM_meta_notify_start_uname", " "),
+            ("OCF_RESKEY_CRM_meta_notify_promote_uname", " "),
+            ("OCF_RESKEY_CRM_meta_notify_active_uname", "node2 node3"),
+            ("OCF_RESKEY_CRM_meta_on_node", "node2"),
+            ("OCF_RESKEY_shutdown_timeout", "45"),
         ]);
         assert_eq!(
             environment.config,
@@ -119,11 +133,19 @@ mod tests {
         assert_eq!(environment.notice.stopped.len(), 2);
         assert!(environment.notice.started.is_empty());
         assert_eq!(environment.timeout, Some(Duration::from_secs(20)));
+        assert_eq!(environment.node.as_deref(), Some("node2"));
+        assert_eq!(environment.shutdown_timeout.as_deref(), Some("45"));
+        assert!(environment.transition.unwrap().ends_all());
     }
 
     #[test]
     fn an_empty_parameter_counts_as_missing() {
-        assert_eq!(from(&[("OCF_RESKEY_config", "")]).config, None);
+        let empty = from(&[
+            ("OCF_RESKEY_config", ""),
+            ("OCF_RESKEY_shutdown_timeout", ""),
+        ]);
+        assert_eq!((empty.config, empty.shutdown_timeout), (None, None));
+        assert_eq!(empty.transition, None);
     }
 
     #[test]

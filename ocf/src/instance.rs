@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use kemari_api::replica::ReplicaStatus;
 use kemari_api::{Role, VmName};
+use tokio::time::Instant;
 
 use crate::assigned::Assigned;
 use crate::cluster;
@@ -29,6 +30,7 @@ pub(crate) struct Instance {
     pub(crate) environment: Environment,
     /// How long the whole action may take.
     pub(crate) budget: Duration,
+    begun: Instant,
     waiting_for: RefCell<String>,
 }
 
@@ -45,8 +47,14 @@ impl Instance {
             config,
             environment,
             budget,
+            begun: Instant::now(),
             waiting_for: RefCell::default(),
         }
+    }
+
+    /// How much of its time the action has left.
+    pub(crate) fn left(&self) -> Duration {
+        self.budget.saturating_sub(self.begun.elapsed())
     }
 
     /// Notes what the action waits for from now on, for the reason when time is up.

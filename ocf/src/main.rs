@@ -27,6 +27,7 @@ mod metadata;
 mod score;
 #[cfg(test)]
 mod tests;
+mod transition;
 mod unit;
 
 use action::Action;

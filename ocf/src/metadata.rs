@@ -10,6 +10,7 @@ use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
 use crate::action::Action;
+use crate::actions::shutdown::TIMEOUT_DEFAULT_S;
 
 type Xml = Writer<Vec<u8>>;
 
@@ -26,6 +27,12 @@ meta attributes promotable=true notify=true clone-max=2 promoted-max=1.";
 const CONFIG_LONG: &str = "\
 The description of the VM, an absolute path to a TOML file that is the same on every node. See \
 /usr/share/doc/kemari/examples/vm.toml. A node without this file cannot run a replica.";
+
+const SHUTDOWN_LONG: &str = "\
+How many seconds a guest may take to shut down when the VM is stopped for good. Its power button is \
+pressed; if it is not off by then, it is ended hard. 0 ends it at once. At most half of the timeout \
+of the demote action (of stop, where there was no demote) is used for it, so raise those too for a \
+guest that takes long. A guest that goes on at the other node is never shut down.";
 
 /// The meta-data as an XML document.
 ///
@@ -66,6 +73,7 @@ fn described(xml: &mut Xml, long: &str, short: &str) -> io::Result<()> {
 }
 
 fn parameters(xml: &mut Xml) -> io::Result<()> {
+    let shutdown_default = TIMEOUT_DEFAULT_S.to_string();
     xml.create_element("parameters")
         .write_inner_content(|xml| {
             xml.create_element("parameter")
@@ -76,6 +84,18 @@ fn parameters(xml: &mut Xml) -> io::Result<()> {
                     described(xml, CONFIG_LONG, "Description of the VM")?;
                     xml.create_element("content")
                         .with_attribute(("type", "string"))
+                        .write_empty()?;
+                    Ok(())
+                })?;
+            xml.create_element("parameter")
+                .with_attribute(("name", "shutdown_timeout"))
+                .with_attribute(("required", "0"))
+                .with_attribute(("unique", "0"))
+                .write_inner_content(|xml| {
+                    described(xml, SHUTDOWN_LONG, "Seconds for the guest to shut down")?;
+                    xml.create_element("content")
+                        .with_attribute(("type", "integer"))
+                        .with_attribute(("default", shutdown_default.as_str()))
                         .write_empty()?;
                     Ok(())
                 })?;
@@ -156,5 +176,9 @@ mod tests {
         );
         assert!(document.starts_with(&head), "{document}");
         assert!(document.contains("<parameter name=\"config\" required=\"1\" unique=\"1\">"));
+        assert!(
+            document.contains("<parameter name=\"shutdown_timeout\" required=\"0\" unique=\"0\">")
+        );
+        assert!(document.contains("<content type=\"integer\" default=\"30\"/>"));
     }
 }

@@ -8,6 +8,8 @@ mod common;
 
 use std::fs;
 use std::os::unix::net::UnixListener as SilentListener;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{Node, fails};
@@ -15,11 +17,22 @@ use kemari_api::replica::{self, DiskState, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use zbus::fdo;
 
-/// A replica with a role only.
+/// A replica with a role and a power button only.
 struct StandIn {
     role: Arc<Mutex<Role>>,
+    guest: Guest,
+}
+
+/// What the power button does.
+#[derive(Clone, Default)]
+struct Guest {
+    /// Presses.
+    pressed: Arc<AtomicU32>,
+    /// The engine ends when this is told; a guest that ignores the button has none.
+    off: Option<Arc<Notify>>,
 }
 
 #[zbus::interface(name = "org.kemari.Replica1")]
@@ -30,9 +43,9 @@ impl StandIn {
             node: "node1".parse().expect("a name"),
             pid: 1,
             role: *self.role.lock().expect("not poisoned"),
-            licence: Licence::None,
+            licence: Licence::Solo,
             in_sync: false,
-            running: false,
+            running: true,
             generation: Generation::new(1),
             epoch: Epoch::new(0),
             disks: DiskState::None,
@@ -46,6 +59,13 @@ impl StandIn {
         Err(fdo::Error::Failed("only the agent promotes".to_owned()))
     }
 
+    fn power_button(&self) {
+        self.guest.pressed.fetch_add(1, Ordering::SeqCst);
+        if let Some(off) = &self.guest.off {
+            off.notify_one();
+        }
+    }
+
     fn demote(&self) -> fdo::Result<()> {
         *self.role.lock().expect("not poisoned") = Role::Waiting;
         Ok(())
@@ -54,6 +74,10 @@ impl StandIn {
 
 /// Serves a replica of this role on the node until the runtime is dropped.
 fn serve(node: &Node, role: Role) -> (Runtime, Arc<Mutex<Role>>) {
+    serve_guest(node, role, Guest::default())
+}
+
+fn serve_guest(node: &Node, role: Role, guest: Guest) -> (Runtime, Arc<Mutex<Role>>) {
     let runtime = Runtime::new().expect("a runtime");
     let role = Arc::new(Mutex::new(role));
     let served = Arc::clone(&role);
@@ -63,13 +87,24 @@ fn serve(node: &Node, role: Role) -> (Runtime, Arc<Mutex<Role>>) {
         .expect("it binds");
     runtime.spawn(async move {
         let mut connections = Vec::new();
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let off = async {
+                match &guest.off {
+                    Some(off) => off.notified().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let stream = tokio::select! {
+                () = off => return,
+                accepted = listener.accept() => accepted.expect("a caller").0,
+            };
+            let guest = guest.clone();
             let stream = stream.into_std().expect("a socket");
             let role = Arc::clone(&served);
             let connection = zbus::connection::Builder::unix_stream(stream)
                 .server(zbus::Guid::generate())
                 .p2p()
-                .serve_at(replica::PATH, StandIn { role })
+                .serve_at(replica::PATH, StandIn { role, guest })
                 .build()
                 .await;
             connections.push(connection);
@@ -174,4 +209,73 @@ fn a_silent_engine_is_failed_before_the_timeout() {
         1,
         "waiting for the engine's control socket to close",
     );
+}
+
+/// A demotion, told by Pacemaker that these replicas are stopped next.
+fn demote(node: &Node, stopped: &str) -> Command {
+    let mut demote = node.agent("demote");
+    for (key, nodes) in [
+        ("active", "node1 node2"),
+        ("stop", stopped),
+        ("start", " "),
+        ("promote", " "),
+    ] {
+        demote.env(format!("OCF_RESKEY_CRM_meta_notify_{key}_uname"), nodes);
+    }
+    demote
+}
+
+/// Its exit code, and whether it said this.
+fn says(agent: &mut Command, words: &str) -> (Option<i32>, bool) {
+    let output = agent.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    (output.status.code(), said.contains(words))
+}
+
+#[test]
+fn a_guest_that_is_stopped_for_good_shuts_down_and_its_stop_finds_nothing_to_do() {
+    let node = node();
+    let guest = Guest {
+        off: Some(Arc::default()),
+        ..Guest::default()
+    };
+    let _engine = serve_guest(&node, Role::Active, guest.clone());
+    let mut demote = demote(&node, "node1 node2");
+    assert_eq!(says(&mut demote, "shut down after"), (Some(0), true));
+    assert_eq!(guest.pressed.load(Ordering::SeqCst), 1);
+    assert_eq!(assigned(&node), "Unpromoted\n");
+    assert_eq!(node.exit("stop"), 0);
+    assert_eq!(assigned(&node), "");
+    assert_eq!(node.exit("monitor"), 7);
+}
+
+#[test]
+fn a_guest_that_ignores_its_power_button_is_demoted_all_the_same() {
+    let node = node();
+    let guest = Guest::default();
+    let (_runtime, role) = serve_guest(&node, Role::Active, guest.clone());
+    let mut demote = demote(&node, "node1");
+    demote.env("OCF_RESKEY_shutdown_timeout", "1");
+    let words = "did not shut down within 1 s";
+    assert_eq!(says(&mut demote, words), (Some(0), true));
+    assert_eq!(guest.pressed.load(Ordering::SeqCst), 1);
+    assert_eq!(*role.lock().expect("not poisoned"), Role::Waiting);
+}
+
+#[test]
+fn a_guest_that_goes_on_or_has_no_time_is_not_powered_off() {
+    for (stopped, shutdown_timeout) in [("node2", "30"), (" ", "30"), ("node1 node2", "0")] {
+        let node = node();
+        let guest = Guest {
+            off: Some(Arc::default()),
+            ..Guest::default()
+        };
+        let (_runtime, role) = serve_guest(&node, Role::Active, guest.clone());
+        let mut demote = demote(&node, stopped);
+        demote.env("OCF_RESKEY_shutdown_timeout", shutdown_timeout);
+        assert_eq!(says(&mut demote, "power button"), (Some(0), false));
+        assert_eq!(guest.pressed.load(Ordering::SeqCst), 0, "{stopped}");
+        assert_eq!(*role.lock().expect("not poisoned"), Role::Waiting);
+    }
 }

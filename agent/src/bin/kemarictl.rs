@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use kemari_agent::operator;
+use kemari_agent::operator::{self, Attachment, Input};
 use kemari_api::VmName;
 
 /// Shows and commands the replicas of fault-tolerant VMs.
@@ -30,6 +30,21 @@ enum Command {
     },
     /// List the VMs whose engines run on this node.
     List,
+    /// Attach this terminal to the console of a VM whose active replica is on this node.
+    ///
+    /// Shows the output that the engine still keeps, at most 256 KiB, then what follows. Ctrl-]
+    /// detaches. If standard input is no terminal, it is typed to its end, what was put out until
+    /// then is shown, and that is all.
+    Console {
+        /// The VM.
+        vm: VmName,
+        /// Go on at this byte of the console's output, as the last detachment named it.
+        #[arg(long, value_name = "POSITION")]
+        from: Option<u64>,
+        /// Only show: do not read standard input, and go on until the console ends or Ctrl-C.
+        #[arg(long)]
+        read_only: bool,
+    },
     /// Type commands to a VM's engine on this node, or run one.
     ///
     /// Without a command, reads one a line until end of file or `exit`. `quit` ends the engine.
@@ -42,19 +57,44 @@ enum Command {
     },
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Status { vm } => operator::status(vm.as_ref()).await,
-        Command::List => operator::list().await,
-        Command::Monitor { vm, command } if command.is_empty() => operator::converse(&vm).await,
-        Command::Monitor { vm, command } => operator::run_one(&vm, &command.join(" ")).await,
-    };
+fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::new)
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(command));
+            // Standard output may be stuck.
+            runtime.shutdown_background();
+            result
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kemarictl: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Status { vm } => operator::status(vm.as_ref()).await,
+        Command::List => operator::list().await,
+        Command::Console {
+            vm,
+            from,
+            read_only,
+        } => {
+            let input = if read_only {
+                Input::Ignored
+            } else {
+                Input::Typed
+            };
+            operator::attach(&vm, Attachment { from, input }).await
+        }
+        Command::Monitor { vm, command } if command.is_empty() => operator::converse(&vm).await,
+        Command::Monitor { vm, command } => operator::run_one(&vm, &command.join(" ")).await,
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod console;
 pub mod counter;
 pub mod name;
 pub mod place;

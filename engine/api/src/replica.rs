@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use zbus::Fd;
 use zbus::zvariant::Type;
+use zbus::{Fd, OwnedFd};
 
 use crate::place;
 use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};
@@ -135,6 +135,13 @@ pub trait Replica {
     /// Writes the active guest, memory and all, to the end of this file, which must be empty. The
     /// guest stands still meanwhile. The replica must hold a solo licence.
     fn save_snapshot(&self, file: Fd<'_>, after: AfterSnapshot) -> zbus::Result<()>;
+
+    /// Attaches to the active guest's console. Returns a stream socket, on which the engine sends
+    /// what was let out ([`crate::console`]) from this position on, or from as near to it as is
+    /// still kept, and then what follows, until the replica is active no more. What is sent to it is
+    /// typed at the guest; once that direction is shut down, the engine sends what was let out until
+    /// then and closes. Who reads slowly is skipped ahead.
+    fn console(&self, from: u64) -> zbus::Result<OwnedFd>;
 
     /// Presses the guest's power button.
     fn power_button(&self) -> zbus::Result<()>;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use kemari_api::config::{DiskSection, DiskStorage, ReplicationAddress};
 use kemari_api::replica::{DiskState, Promotion};
 use kemari_api::{Epoch, Generation, Role};
+use kemari_replication::OutputKind;
 use kemari_replication::event_tap::{EventTap, TapConfig};
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::passive::Replica;
@@ -165,6 +166,13 @@ impl Conductor {
             replica.console_position(),
             replica.retained(),
         );
+        let reach = replica.console_position();
+        let replayed = replica
+            .retained()
+            .replay()
+            .find(|output| output.kind == OutputKind::Console);
+        let first = replayed.map_or(reach, |output| output.position);
+        self.outputs.history().begin(first, reach);
         self.activate(generation, tap)?;
         self.epoch = epoch;
         tracing::info!(
@@ -195,6 +203,7 @@ impl Conductor {
             return Err(Refusal::Failed(text));
         }
         let bytes_max = self.queue_bytes();
+        self.outputs.history().begin(0, 0);
         self.activate(
             generation,
             EventTap::new(&TapConfig {

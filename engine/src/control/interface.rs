@@ -11,18 +11,22 @@ use zbus::OwnedFd;
 use zbus::fdo;
 use zbus::object_server::SignalEmitter;
 
-use super::monitor;
+use super::{Consoles, monitor};
 use crate::conductor::{Answer, ConductorHandle, Refusal, Request};
 
 /// The object of one connection.
 pub struct Interface {
     conductor: ConductorHandle,
+    consoles: Consoles,
 }
 
 impl Interface {
-    /// An object that speaks for this conductor.
-    pub fn new(conductor: ConductorHandle) -> Self {
-        Self { conductor }
+    /// An object that speaks for this conductor and shows its console.
+    pub fn new(conductor: ConductorHandle, consoles: Consoles) -> Self {
+        Self {
+            conductor,
+            consoles,
+        }
     }
 
     async fn ask(&self, request: Request) -> fdo::Result<()> {
@@ -69,6 +73,13 @@ impl Interface {
     async fn save_snapshot(&self, file: OwnedFd, after: AfterSnapshot) -> fdo::Result<()> {
         let file = File::from(std::os::fd::OwnedFd::from(file));
         self.ask(Request::SaveSnapshot(file, after)).await
+    }
+
+    async fn console(&self, from: u64) -> fdo::Result<OwnedFd> {
+        self.consoles
+            .attach(&self.conductor, from)
+            .map(OwnedFd::from)
+            .map_err(fdo::Error::Failed)
     }
 
     async fn power_button(&self) -> fdo::Result<()> {

@@ -79,7 +79,11 @@ impl Carrier {
     fn carry(&mut self, job: &Job, outputs: &Outputs) -> io::Result<()> {
         let output = &job.release.output;
         match output.kind {
-            OutputKind::Console => self.write(job),
+            OutputKind::Console => {
+                self.write(job)?;
+                outputs.history().record(output.position, &output.bytes);
+                Ok(())
+            }
             OutputKind::Network(port) => {
                 // A description with fewer interfaces than the peer's is refused before it gets here.
                 if let Some(interface) = outputs.interfaces().get(port.index()) {

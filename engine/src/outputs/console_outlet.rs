@@ -20,8 +20,6 @@ use crate::sandbox;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that is not accepted within this time is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A serial port that is full is offered input again after this time.
-const INPUT_RETRY: Duration = Duration::from_millis(10);
 
 /// Where the console goes, ready to be opened by an engine that can open no files any more.
 #[derive(Debug)]
@@ -157,19 +155,9 @@ fn forward_input(mut stream: impl Read + Send + 'static, input: InputSlot) -> io
             sandbox::enter(sandbox::Kind::ConsoleInput);
             let mut buffer = [0; 256];
             while let Ok(length @ 1..) = stream.read(&mut buffer) {
-                type_all(&input, buffer.get(..length).unwrap_or_default());
+                // The sender is held back by its socket.
+                input.push_all(buffer.get(..length).unwrap_or_default(), || true);
             }
         })
         .map(drop)
-}
-
-/// Waits while the guest does not read: the sender is then held back by its socket.
-fn type_all(input: &InputSlot, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        let taken = input.push(bytes);
-        bytes = bytes.get(taken..).unwrap_or_default();
-        if taken == 0 {
-            thread::sleep(INPUT_RETRY);
-        }
-    }
 }

@@ -17,7 +17,7 @@ use nix::sys::eventfd::EventFd;
 use crate::clock;
 use crate::conductor::Input;
 
-use super::Interface;
+use super::{History, Interface};
 
 /// How long the carrier lets the first byte of a burst wait under a solo licence.
 const GATHER: Duration = Duration::from_micros(200);
@@ -45,6 +45,7 @@ struct Inner {
 pub struct Outputs {
     inner: Mutex<Inner>,
     interfaces: Vec<Arc<Interface>>,
+    history: Arc<History>,
     changed: Condvar,
     inputs: mpsc::Sender<Input>,
 }
@@ -84,6 +85,7 @@ impl Outputs {
         Arc::new(Self {
             inner: Mutex::new(inner),
             interfaces,
+            history: Arc::new(History::new()),
             changed: Condvar::new(),
             inputs,
         })
@@ -209,6 +211,11 @@ impl Outputs {
 }
 
 impl Outputs {
+    /// What the console has let out lately.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
     /// The interfaces, by port.
     pub fn interfaces(&self) -> &[Arc<Interface>] {
         &self.interfaces

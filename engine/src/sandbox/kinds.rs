@@ -22,7 +22,7 @@ pub enum Kind {
     Relay,
     /// Lets outputs out.
     Outputs,
-    /// Types what comes from the console's other end.
+    /// Types what comes from the console's other end or from attached terminals.
     ConsoleInput,
     /// Connects to the passive replica and reads its answers.
     Link,

@@ -3,6 +3,7 @@
 
 use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -247,6 +248,13 @@ impl ReplicaProcess {
     pub fn outdate(&self, generation: u64) -> zbus::Result<()> {
         self.runtime
             .block_on(self.proxy.outdate(Generation::new(generation)))
+    }
+
+    /// `Console`.
+    pub fn console(&self, from: u64) -> zbus::Result<OwnedFd> {
+        self.runtime
+            .block_on(self.proxy.console(from))
+            .map(OwnedFd::from)
     }
 
     /// `Monitor`.

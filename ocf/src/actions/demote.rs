@@ -2,11 +2,13 @@
 //! `demote`: the replica is no longer active.
 //!
 //! With a passive replica in sync the last checkpoint is committed first and nothing is lost;
-//! without one the guest is powered off. Which of the two, the engine decides.
+//! without one the guest ends. Which of the two, the engine decides. A guest that ends here because
+//! every replica is stopped next, or because no other one has its state, may shut down first.
 
 use kemari_api::Role;
 use kemari_api::replica::refusal_text;
 
+use super::shutdown::{self, Guest, Step};
 use crate::assigned::Assigned;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome};
@@ -14,14 +16,20 @@ use crate::instance::Instance;
 
 /// Demotes; a replica that is not active is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {
-    match instance.observe().await {
-        Engine::Answers(_) => {}
+    let status = match instance.observe().await {
+        Engine::Answers(status) => status,
         Engine::Stopped => {
             let text = format!("The engine of VM {} is not running", instance.vm);
             return Err(Failure::new(Code::NotRunning, text));
         }
         Engine::Dead(reason) => return Err(Failure::new(Code::NotRunning, reason)),
         Engine::Mute(reason) => return Err(Failure::generic(reason)),
+    };
+    if shutdown::offer(instance, &status, Step::Demote).await? == Guest::Off {
+        // What Pacemaker does next is to stop this instance.
+        instance.remember(Assigned::Unpromoted)?;
+        instance.refresh_score(&Engine::Stopped).await;
+        return Ok(Code::Success);
     }
     instance.waits_for("the engine to commit the last checkpoint and end being active");
     let engine = engine::reach(&instance.vm)

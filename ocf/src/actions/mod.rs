@@ -15,6 +15,7 @@ mod demote;
 mod monitor;
 mod notify;
 mod promote;
+pub(crate) mod shutdown;
 mod start;
 mod stop;
 

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `stop`: no process of the engine is left, and nothing is remembered.
 //!
+//! A guest that still runs, and can go on nowhere else, is given time to shut down first.
+//!
 //! A stop that fails makes Pacemaker fence the node, so it goes on where the engine does not
 //! help: ask it to end, have systemd terminate it, have systemd kill it. No stop job is queued:
 //! when systemd shuts the node down, such a job would wait for Pacemaker, and Pacemaker for it.
-
-use std::time::Duration;
 
 use kemari_api::replica::refusal_text;
 use kemari_api::{Role, place};
 use tokio::time::timeout;
 
+use super::shutdown::{self, Guest, Step};
 use crate::assigned::Assigned;
 use crate::description;
 use crate::engine::{self, Engine};
@@ -22,7 +23,14 @@ use crate::unit::{Signal, Systemd, UnitState};
 /// Stops the engine, however it is; a stopped one is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {
     let ends_by_itself = match instance.observe().await {
-        Engine::Answers(status) => ask_to_end(instance, status.role == Role::Active).await,
+        Engine::Answers(status) => match shutdown::offer(instance, &status, Step::Stop).await {
+            Ok(Guest::Off) => true,
+            Ok(Guest::StillOn) => ask_to_end(instance, status.role == Role::Active).await,
+            Err(failure) => {
+                warn(failure);
+                true
+            }
+        },
         Engine::Mute(reason) => {
             warn(format!("{reason}; its unit is stopped"));
             false
@@ -49,7 +57,7 @@ async fn ask_to_end(instance: &Instance, active: bool) -> bool {
         }
         engine.quit().await.map_err(|error| refusal_text(&error))
     };
-    let patience = share(instance, 4);
+    let patience = instance.left() / 4;
     let reason = match timeout(patience, asked).await {
         Ok(Ok(())) => return true,
         Ok(Err(reason)) => reason,
@@ -92,20 +100,17 @@ async fn escalate(
     unit: &str,
     ends_by_itself: bool,
 ) -> zbus::Result<UnitState> {
-    if ends_by_itself && let Ok(state) = timeout(share(instance, 4), systemd.ended(unit)).await {
+    let patience = instance.left() / 4;
+    if ends_by_itself && let Ok(state) = timeout(patience, systemd.ended(unit)).await {
         return state;
     }
     systemd.signal(unit, Signal::Terminate).await?;
-    if let Ok(state) = timeout(share(instance, 4), systemd.ended(unit)).await {
+    if let Ok(state) = timeout(instance.left() / 4, systemd.ended(unit)).await {
         return state;
     }
     warn(format!("{unit} does not end, it is killed"));
     systemd.signal(unit, Signal::Kill).await?;
     systemd.ended(unit).await
-}
-
-fn share(instance: &Instance, parts: u32) -> Duration {
-    instance.budget / parts
 }
 
 fn forget(instance: &Instance) -> Result<(), Failure> {
