@@ -6,7 +6,7 @@
 use anyhow::Result;
 use kemari_cluster_tests::baseline::{Effort, TrackingFigures};
 use kemari_cluster_tests::server_guest::{ServerGuest, scenario};
-use kemari_cluster_tests::server_vmm::ServerVmm;
+use kemari_cluster_tests::server_vmm::{ServerHardware, ServerVmm};
 use kemari_cluster_tests::supervisor;
 
 /// How often a guest is saved and restored.
@@ -18,8 +18,14 @@ const MOVES: u32 = 6;
 /// Each node's own processors.
 const NODE_VCPUS: u8 = 1;
 
-/// Processors of the guest that is saved and moved under load.
-const BUSY_VCPUS: u8 = 1;
+/// The guest that is saved and moved under load: of one processor, as its node, and small. The longer a save and a restore take, the
+/// longer TCP of the other ends waits before it tries again.
+fn busy_hardware() -> ServerHardware {
+    ServerHardware {
+        memory_mib: 384,
+        ..scenario::hardware(1)
+    }
+}
 
 const EFFORT: Effort = Effort {
     seconds: 10,
@@ -65,7 +71,7 @@ fn busy(
 ) -> Result<()> {
     let _turn = supervisor::turn()?;
     let (bed, files) = scenario::bed(vmm, NODE_VCPUS)?;
-    let guest = ServerGuest::start(&bed, "node1", vmm, &files, scenario::hardware(BUSY_VCPUS))?;
+    let guest = ServerGuest::start(&bed, "node1", vmm, &files, busy_hardware())?;
     scenario::busy(&bed, guest, times, step)
 }
 

@@ -296,7 +296,7 @@ impl Conductor {
             GuestEvent::Reset => self.reset("the guest asked for a reset"),
             // As a PC does it. An operator should know: nothing in the guest has said so before.
             GuestEvent::TripleFault => {
-                self.reset("a virtual CPU met a triple fault: the guest starts anew")
+                self.reset("a virtual CPU met a triple fault: the guest starts anew");
             }
             GuestEvent::Crashed { reason } => {
                 // Ending here is what makes the passive replica continue from the last commit.

@@ -43,5 +43,5 @@ done
 END
 systemd-run -q --unit=load-echo python3 /run/load/echo.py "$1"
 systemd-run -q --unit=load-fio sh /run/load/fio.sh
-systemd-run -q --unit=load-compile -p Nice=10 sh /run/load/compile.sh
+systemd-run -q --unit=load-compile sh /run/load/compile.sh
 timeout 120 sh -c "until ss -Hltn 'sport = :$1' | grep -q .; do sleep 0.2; done"
