@@ -4,12 +4,16 @@
 //! One measurement is a guest that was started by [`ServerGuest::start`] with one [`crate::server_vmm::ServerVmm`]; a comparison is two
 //! of them in beds that are alike. Under emulation the figures say how the two compare, nothing about real hosts.
 
+mod tracking;
+
 use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::server_guest::{DiskFigures, DiskJob, PingFigures, ServerGuest, iperf_mbit_per_s};
+
+pub use tracking::{TrackingFigures, WorkFigures};
 
 /// How a server uses its disk: one after the other, many at once, in a row, and durably.
 pub const DISK_JOBS: &[DiskJob] = &[

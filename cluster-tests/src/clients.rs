@@ -51,6 +51,13 @@ pub struct Lease {
 #[derive(Debug)]
 pub struct Running(Child);
 
+impl Running {
+    /// Whether it has not ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // The client is a child of `nsenter` in another pid namespace. Its group dies with it: `Supervisor::command` makes one.
@@ -134,6 +141,11 @@ impl<'run> Clients<'run> {
             "UserKnownHostsFile=/dev/null",
             "-o",
             "LogLevel=ERROR",
+            // A guest that was started anew knows nothing of the connection and says so when it is asked.
+            "-o",
+            "ServerAliveInterval=10",
+            "-o",
+            "ServerAliveCountMax=60",
             "-o",
             &connect,
             &target,
@@ -166,22 +178,16 @@ impl<'run> Clients<'run> {
         for lease in leases {
             command.push(format!("--dhcp-host={},{},12h", lease.mac, lease.address));
         }
-        let log = std::fs::File::create(self.supervisor.run_directory().join("dnsmasq.log"))
-            .context("Cannot open dnsmasq's log")?;
-        let child = self
-            .command(&command)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("Cannot run dnsmasq")?;
-        Ok(Running(child))
+        self.start_into(&command, &self.dhcp_log_path())
     }
 
     /// What the DHCP server has written so far.
     pub fn dhcp_log(&self) -> String {
-        std::fs::read_to_string(self.supervisor.run_directory().join("dnsmasq.log"))
-            .unwrap_or_default()
+        std::fs::read_to_string(self.dhcp_log_path()).unwrap_or_default()
+    }
+
+    fn dhcp_log_path(&self) -> PathBuf {
+        self.supervisor.run_directory().join("dnsmasq.log")
     }
 
     /// Starts a client that runs until the result is dropped.
@@ -189,11 +195,25 @@ impl<'run> Clients<'run> {
     /// # Errors
     /// When it cannot be started.
     pub fn start<S: AsRef<OsStr> + Debug>(&self, command: &[S]) -> Result<Running> {
+        self.start_into(command, Path::new("/dev/null"))
+    }
+
+    /// Starts a client that runs until the result is dropped, and writes into a file what it says.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_into<S: AsRef<OsStr> + Debug>(
+        &self,
+        command: &[S],
+        log: &Path,
+    ) -> Result<Running> {
+        let log = std::fs::File::create(log)
+            .with_context(|| format!("Cannot create {}", log.display()))?;
         let child = self
             .command(command)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .spawn()
             .with_context(|| format!("Cannot run {command:?} outside"))?;
         Ok(Running(child))

@@ -45,7 +45,8 @@ pub trait ConsoleText: Send + Sync + std::fmt::Debug {
     }
 }
 
-fn tail(text: &str) -> String {
+/// The last lines of a text.
+pub(crate) fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines
         .get(lines.len().saturating_sub(25)..)

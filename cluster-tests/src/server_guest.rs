@@ -7,6 +7,7 @@
 mod checks;
 mod data;
 mod figures;
+mod load;
 pub mod scenario;
 
 use std::ffi::OsStr;
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::bed::{Bed as _, Finished};
 use crate::clients::{Clients, Lease, Running};
-use crate::console::ConsoleText;
+use crate::console::{ConsoleText, tail};
 use crate::debian_guest::DebianGuest;
 use crate::machines::Machines;
 use crate::server_vmm::{ServerHardware, ServerVm, ServerVmm};
@@ -26,6 +27,7 @@ use crate::server_vmm::{ServerHardware, ServerVm, ServerVmm};
 pub use checks::{ClockReport, alarming};
 pub(crate) use figures::iperf_mbit_per_s;
 pub use figures::{DiskFigures, DiskJob, PingFigures};
+pub use load::{Done, Load};
 
 /// The guest's card and address, unless a scenario has several guests.
 pub fn lease() -> Lease {
@@ -95,6 +97,12 @@ impl<'bed> ServerGuest<'bed> {
     /// Everything the console said.
     pub fn console(&self) -> &dyn ConsoleText {
         self.console.as_ref()
+    }
+
+    /// What the console said at last, for error messages.
+    pub fn last_words(&self) -> String {
+        let text = String::from_utf8_lossy(&self.console.bytes()).into_owned();
+        format!("The guest's console said at last:\n{}", tail(&text))
     }
 
     /// Waits for the login prompt after the first `from` bytes of the console: 0 for the first boot. Gives how long the guest has been
@@ -182,6 +190,27 @@ impl<'bed> ServerGuest<'bed> {
             "{node} did not get the page: {page}"
         );
         Ok(page)
+    }
+
+    /// Waits until the guest lets an administrator in: the login prompt may come before sshd.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_ssh(&self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let finished = self.clients.ssh(self.address(), "true", CLIENT)?;
+            if finished.status == 0 {
+                return Ok(());
+            }
+            let refused = finished.stderr.contains("Connection refused");
+            ensure!(
+                refused && begin.elapsed() < PATIENCE,
+                "ssh: {}",
+                finished.stderr
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     /// Runs a command in the guest by ssh.

@@ -7,7 +7,7 @@
 mod kemari;
 mod qemu;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::bed::Bed as _;
 use crate::clients::Lease;
@@ -23,6 +23,10 @@ pub const UNIT: &str = "server-guest";
 const STATE: &str = "/srv/server/state";
 /// Where a node waits for a guest that comes from another one.
 const MIGRATION_PORT: u16 = 4460;
+/// A link on which a copy of the guest takes some minutes (tc-tbf(8)): 1 MB a second.
+const SLOW_LINK: &str = "rate 8mbit burst 64kb latency 500ms";
+/// Where a node takes the file of a saved guest.
+const STATE_PORT: u16 = 4461;
 
 /// The program that is the guest's machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,38 +130,110 @@ impl<'bed> ServerVm<'bed> {
         self.run(&self.node, &script)
     }
 
-    /// Saves the whole guest to a file, ends the VMM, and starts a new one that goes on from the file.
+    /// Saves the whole guest to a file, ends the VMM, and starts a new one that goes on from the file: here, or on another node,
+    /// which has the same disk. Gives what the VMM said of the save.
     ///
     /// # Errors
     /// When the VMM cannot.
-    pub fn save_and_restore(&self) -> Result<()> {
+    pub fn save_and_restore(&mut self, to: &str) -> Result<String> {
         let save = match self.vmm {
             ServerVmm::Qemu => qemu::save(),
             ServerVmm::Kemari => kemari::save(),
         };
-        let restore = unit(&self.command(&self.node, &Start::Restore));
-        let script = format!("set -e; rm -f {STATE}; {save}; {}; {restore}", gone());
-        self.run(&self.node, &script).map(drop)
+        let script = format!("set -e; rm -f {STATE}; {save}; {}", gone());
+        let said = self.run(&self.node, &script)?;
+        if self.node != to {
+            self.prepare(to)?;
+            self.bring_state(to)?;
+            to.clone_into(&mut self.node);
+        }
+        self.run(to, &unit(&self.command(to, &Start::Restore)))?;
+        Ok(said.trim().to_owned())
     }
 
-    /// Moves the running guest to another node, which has the same disk.
+    /// Moves the running guest to another node, which has the same disk. Gives what the VMM said of it.
     ///
     /// # Errors
     /// When the VMM cannot.
-    pub fn migrate(&mut self, to: &str) -> Result<()> {
-        self.prepare(to)?;
-        self.run(to, &unit(&self.command(to, &Start::Incoming)))?;
-        let address = format!("tcp:{}:{MIGRATION_PORT}", self.bed.address(to)?);
+    pub fn migrate(&mut self, to: &str) -> Result<String> {
+        let address = self.receive(to)?;
         let migrate = match self.vmm {
             ServerVmm::Qemu => qemu::migrate(&address),
             ServerVmm::Kemari => kemari::migrate(&address),
         };
-        // The other side may not listen yet.
-        let listens =
-            format!("until ss -Hltn 'sport = :{MIGRATION_PORT}' | grep -q .; do sleep 0.2; done");
-        self.run(to, &format!("timeout 120 sh -c \"{listens}\""))?;
-        self.run(&self.node, &format!("set -e; {migrate}; {}", gone()))?;
+        let said = self.run(&self.node, &format!("set -e; {migrate}; {}", gone()))?;
         to.clone_into(&mut self.node);
+        Ok(said.trim().to_owned())
+    }
+
+    /// Starts a VMM on another node that waits for the guest. Gives its address.
+    fn receive(&self, to: &str) -> Result<String> {
+        self.prepare(to)?;
+        self.run(to, &unit(&self.command(to, &Start::Incoming)))?;
+        let address = format!("tcp:{}:{MIGRATION_PORT}", self.bed.address(to)?);
+        // The other side may not listen yet.
+        self.run(to, &listens(MIGRATION_PORT))?;
+        Ok(address)
+    }
+
+    /// Begins to move the guest of a Kemari engine to another node over a link so slow that the copy does not end soon. Until
+    /// [`Self::give_up_copy`].
+    ///
+    /// # Errors
+    /// When the engine there does not start, or this one does not begin.
+    pub fn copy_slowly(&self, to: &str) -> Result<()> {
+        ensure!(
+            self.vmm == ServerVmm::Kemari,
+            "Only Kemari's copies are slowed down"
+        );
+        self.run(
+            &self.node,
+            &format!("tc qdisc add dev eth0 root tbf {SLOW_LINK}"),
+        )?;
+        let address = self.receive(to)?;
+        let script = format!(
+            "systemd-run --quiet --collect --unit=slow-copy {}; \
+             timeout 120 sh -c 'until {{ {}; }} | grep -q copying; do sleep 0.2; done'",
+            kemari::send(&address),
+            kemari::progress()
+        );
+        self.run(&self.node, &script).map(drop)
+    }
+
+    /// Gives the copy up: the guest goes on where it is. Gives how far the copy was.
+    ///
+    /// # Errors
+    /// When a node does not answer.
+    pub fn give_up_copy(&self, to: &str) -> Result<String> {
+        let said = self.run(&self.node, &kemari::progress())?;
+        self.run(
+            to,
+            &format!("systemctl kill --signal=KILL {UNIT}; {}", gone()),
+        )?;
+        let over = "while systemctl -q is-active slow-copy; do sleep 0.2; done; tc qdisc del dev eth0 root";
+        self.run(&self.node, over)?;
+        Ok(said)
+    }
+
+    /// Copies the saved guest from where it was to another node.
+    fn bring_state(&self, to: &str) -> Result<()> {
+        let take = format!(
+            "set -e; mkdir -p $(dirname {STATE}); rm -f {STATE}; \
+             systemd-run --quiet --collect --unit=state-copy socat -u TCP-LISTEN:{STATE_PORT},reuseaddr CREATE:{STATE}; {}",
+            listens(STATE_PORT)
+        );
+        self.run(to, &take)?;
+        let address = self.bed.address(to)?;
+        let give = format!("socat -u OPEN:{STATE} TCP:{address}:{STATE_PORT}; stat -c %s {STATE}");
+        let given = self.run(&self.node, &give)?;
+        let taken = format!(
+            "while systemctl -q is-active state-copy; do sleep 0.1; done; stat -c %s {STATE}"
+        );
+        let taken = self.run(to, &taken)?;
+        ensure!(
+            given == taken,
+            "{to} has {taken} bytes of the state's {given}"
+        );
         Ok(())
     }
 
@@ -226,6 +302,13 @@ enum Start {
 fn unit(command: &str) -> String {
     format!(
         "systemd-run --quiet --collect --unit={UNIT} --service-type=exec -p OOMScoreAdjust=-900 {command}"
+    )
+}
+
+/// Waits until something listens on a port.
+fn listens(port: u16) -> String {
+    format!(
+        "timeout 120 sh -c \"until ss -Hltn 'sport = :{port}' | grep -q .; do sleep 0.2; done\""
     )
 }
 

@@ -4,27 +4,39 @@
 //! The figures of both stand side by side at the end of each comparison: same guest, kernel, disk and processors on the same KVM.
 
 use anyhow::Result;
-use kemari_cluster_tests::baseline::Effort;
+use kemari_cluster_tests::baseline::{Effort, TrackingFigures};
 use kemari_cluster_tests::server_guest::{ServerGuest, scenario};
-use kemari_cluster_tests::server_vmm::ServerVmm;
+use kemari_cluster_tests::server_vmm::{ServerHardware, ServerVmm};
 use kemari_cluster_tests::supervisor;
 
 /// How often a guest is saved and restored.
 const CYCLES: u32 = 30;
 
 /// How often it is moved to the other node.
-const MOVES: usize = 6;
+const MOVES: u32 = 6;
+
+/// Each node's own processors.
+const NODE_VCPUS: u8 = 1;
+
+/// The guest that is saved and moved under load: of one processor, as its node, and small. The longer a save and a restore take, the
+/// longer TCP of the other ends waits before it tries again.
+fn busy_hardware() -> ServerHardware {
+    ServerHardware {
+        memory_mib: 384,
+        ..scenario::hardware(1)
+    }
+}
 
 const EFFORT: Effort = Effort {
-    seconds: 20,
-    pings: 200,
+    seconds: 10,
+    pings: 100,
 };
 
 fn compare(vcpus: u8) -> Result<()> {
     let _turn = supervisor::turn()?;
     let mut both = Vec::new();
     for vmm in [ServerVmm::Qemu, ServerVmm::Kemari] {
-        let figures = scenario::whole(vmm, vcpus, 2, Some(EFFORT))?;
+        let figures = scenario::whole(vmm, vcpus, NODE_VCPUS, Some(EFFORT))?;
         both.extend(figures.map(|figures| (vmm, figures)));
     }
     for (vmm, figures) in both {
@@ -51,42 +63,39 @@ fn four_processors() {
     compare(4).unwrap();
 }
 
-/// The guest serves, is saved and restored [`CYCLES`] times, and notices nothing but that time has passed.
-fn cycles(vmm: ServerVmm) -> Result<()> {
+/// Does something to a busy guest again and again.
+fn busy(
+    vmm: ServerVmm,
+    times: u32,
+    step: impl FnMut(&mut ServerGuest<'_>, u32) -> Result<String>,
+) -> Result<()> {
     let _turn = supervisor::turn()?;
-    let narrator = scenario::Narrator::begin();
-    let (bed, files) = scenario::bed(vmm, 2)?;
-    scenario::keeping_journals(&bed, || {
-        let mut guest = ServerGuest::start(&bed, "node1", vmm, &files, scenario::hardware(2))?;
-        scenario::serves(&guest, "node2", &narrator)?;
-        let mut held = Vec::new();
-        for cycle in 1..=CYCLES {
-            scenario::remembers(&guest, &mut held, &narrator)?;
-            guest.vm().save_and_restore()?;
-            narrator.step(format!("saved and restored {cycle} of {CYCLES} times"));
-        }
-        scenario::remembers(&guest, &mut held, &narrator)?;
-        scenario::is_sound(&guest, &narrator)
+    let (bed, files) = scenario::bed(vmm, NODE_VCPUS)?;
+    let guest = ServerGuest::start(&bed, "node1", vmm, &files, busy_hardware())?;
+    scenario::busy(&bed, guest, times, step)
+}
+
+/// The guest is saved, its VMM ends, and it is restored: in turns where it was and on the other node.
+fn cycles(vmm: ServerVmm) -> Result<()> {
+    busy(vmm, CYCLES, |guest, number| {
+        let here = guest.vm().node().to_owned();
+        let to = if number % 2 == 0 { other(&here) } else { &here };
+        let said = guest.vm().save_and_restore(to)?;
+        Ok(format!("saved on {here}, restored on {to}; {said}"))
     })
 }
 
-/// The guest serves and is moved to and fro between the nodes.
+/// The guest is moved to and fro between the nodes while it runs.
 fn moves(vmm: ServerVmm) -> Result<()> {
-    let _turn = supervisor::turn()?;
-    let narrator = scenario::Narrator::begin();
-    let (bed, files) = scenario::bed(vmm, 2)?;
-    scenario::keeping_journals(&bed, || {
-        let mut guest = ServerGuest::start(&bed, "node1", vmm, &files, scenario::hardware(2))?;
-        scenario::serves(&guest, "node2", &narrator)?;
-        let mut held = Vec::new();
-        for to in ["node2", "node1"].repeat(MOVES / 2) {
-            scenario::remembers(&guest, &mut held, &narrator)?;
-            guest.vm().migrate(to)?;
-            narrator.step(format!("moved to {to}"));
-        }
-        scenario::remembers(&guest, &mut held, &narrator)?;
-        scenario::is_sound(&guest, &narrator)
+    busy(vmm, MOVES, |guest, _| {
+        let here = guest.vm().node().to_owned();
+        let said = guest.vm().migrate(other(&here))?;
+        Ok(format!("moved from {here}\n{said}"))
     })
+}
+
+fn other(node: &str) -> &'static str {
+    if node == "node1" { "node2" } else { "node1" }
 }
 
 #[test]
@@ -111,4 +120,26 @@ fn qemu_saves_and_restores() {
 #[ignore = "takes long: make campaign-guest"]
 fn kemari_saves_and_restores() {
     cycles(ServerVmm::Kemari).unwrap();
+}
+
+/// What tracking changed pages costs the guest, beside the same work without it.
+#[test]
+#[ignore = "takes long: make campaign-guest"]
+fn kemari_tracks() {
+    tracks().unwrap();
+}
+
+fn tracks() -> Result<()> {
+    let _turn = supervisor::turn()?;
+    let narrator = scenario::Narrator::begin();
+    let (bed, files) = scenario::bed(ServerVmm::Kemari, NODE_VCPUS)?;
+    scenario::keeping_journals(&bed, || {
+        let hardware = scenario::hardware(1);
+        let mut guest = ServerGuest::start(&bed, "node1", ServerVmm::Kemari, &files, hardware)?;
+        scenario::serves(&guest, "node2", &narrator)?;
+        let figures = TrackingFigures::measure(&mut guest, "node2", EFFORT.seconds)?;
+        narrator.step(format!("Kemari, 1 vCPU:\n{figures}"));
+        scenario::remembers(&guest, &mut Vec::new(), &narrator)?;
+        scenario::is_sound(&guest, &narrator)
+    })
 }

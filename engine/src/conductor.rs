@@ -339,7 +339,11 @@ impl Conductor {
                 tracing::info!(vm = %self.config.vm.name, generation = %self.generation, "the guest powered itself off");
                 self.begin_finish(Finish::power_off());
             }
-            GuestEvent::Reset => self.reset(),
+            GuestEvent::Reset => self.reset("the guest asked for a reset"),
+            // As a PC does it. An operator should know: nothing in the guest has said so before.
+            GuestEvent::TripleFault => {
+                self.reset("a virtual CPU met a triple fault: the guest starts anew");
+            }
             GuestEvent::Crashed { reason } => {
                 // Ending here is what makes the passive replica continue from the last commit.
                 self.end = Some(End::Failed(format!("The virtual CPU failed: {reason}")));
@@ -347,8 +351,8 @@ impl Conductor {
         }
     }
 
-    fn reset(&mut self) {
-        tracing::info!(vm = %self.config.vm.name, generation = %self.generation, "the guest asked for a reset");
+    fn reset(&mut self, why: &str) {
+        tracing::info!(vm = %self.config.vm.name, generation = %self.generation, "{why}");
         let booted = self
             .machine
             .pause()

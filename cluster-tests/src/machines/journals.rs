@@ -67,7 +67,36 @@ fn from_disk(machinery: &Machinery, node: &Node, path: &str) -> Option<Vec<u8>> 
     (!output.stdout.is_empty()).then_some(output.stdout)
 }
 
+/// What Linux says when its own processors stood still (6.1: `kernel/rcu/tree_stall.h`, `kernel/watchdog.c`).
+const STALLS: &[&str] = &[
+    "detected stalls",
+    "self-detected stall",
+    "rcu_preempt kthread starved",
+    "soft lockup",
+];
+
+/// The lines of a node's serial log that tell that the node itself stood still.
+fn stalls(serial: &str) -> Vec<&str> {
+    serial
+        .lines()
+        .filter(|line| STALLS.iter().any(|stall| line.contains(stall)))
+        .collect()
+}
+
 impl Machines {
+    /// What the nodes' own kernels said of processors that stood still, with the node's name. Emulated machines with several processors
+    /// do that now and then; whatever ran in one then says nothing about Kemari.
+    pub fn stalls(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for node in self.machinery.all() {
+            let serial = fs::read(node.hardware.serial_log()).unwrap_or_default();
+            let serial = String::from_utf8_lossy(&serial);
+            let lines = stalls(&serial).into_iter();
+            found.extend(lines.map(|line| format!("{}: {line}", node.hardware.node)));
+        }
+        found
+    }
+
     /// Keeps the journals of a bed that failed in `$KEMARI_TEST_LOGS` (or the temporary directory), prints where,
     /// and gives the place.
     pub fn keep_journals(&self) -> PathBuf {
@@ -79,5 +108,19 @@ impl Machines {
             Err(error) => eprintln!("The nodes' journals could not be kept: {error:#}"),
         }
         place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stalls;
+
+    #[test]
+    fn a_node_that_stood_still_is_told_by_its_own_kernel() {
+        let serial = "[    5.1] kvm: Nested Virtualization enabled\n\
+                      [  120.2] rcu: INFO: rcu_preempt self-detected stall on CPU\n\
+                      [  120.2] rcu: \t1-...!: (1 GPs behind) idle=4a3c/1/0x4000000000000000\n";
+        assert_eq!(stalls(serial).len(), 1);
+        assert!(stalls("[ 1.0] rcu: Hierarchical RCU implementation.\n").is_empty());
     }
 }

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use super::{ServerGuest, lease};
+use super::{Load, ServerGuest, lease};
 use crate::baseline::{Effort, Figures};
 use crate::debian_guest::{self, DebianGuest};
 use crate::machines::{GuestDisk, Machines, NodeNetwork, guest_disk_path};
@@ -76,6 +76,7 @@ pub fn serves(guest: &ServerGuest<'_>, peer: &str, narrator: &Narrator) -> Resul
     guest.http_get()?;
     guest.http_get_from(peer)?;
     narrator.step(format!("HTTP from outside and from {peer}"));
+    guest.wait_ssh()?;
     guest.clock_monotonic()?;
     narrator.step("ssh; a program in the guest watches its clocks");
     Ok(login)
@@ -116,6 +117,48 @@ pub fn is_sound(guest: &ServerGuest<'_>, narrator: &Narrator) -> Result<()> {
     Ok(())
 }
 
+/// The guest serves and is under load ([`Load`]) all the time, while `step` is done to it again and again, each with its number from 1 on.
+/// It notices nothing but that time has passed.
+///
+/// # Errors
+/// When anything was lost, doubled, changed or reset, or the guest complains.
+pub fn busy(
+    bed: &Machines,
+    mut guest: ServerGuest<'_>,
+    times: u32,
+    mut step: impl FnMut(&mut ServerGuest<'_>, u32) -> Result<String>,
+) -> Result<()> {
+    let narrator = Narrator::begin();
+    keeping_journals(bed, || {
+        let outcome = through(&mut guest, times, &mut step, &narrator);
+        outcome.with_context(|| guest.last_words())
+    })
+}
+
+fn through(
+    guest: &mut ServerGuest<'_>,
+    times: u32,
+    step: &mut impl FnMut(&mut ServerGuest<'_>, u32) -> Result<String>,
+    narrator: &Narrator,
+) -> Result<()> {
+    serves(guest, "node2", narrator)?;
+    let mut held = Vec::new();
+    let mut load = Load::begin(guest, "node2")?;
+    for number in 1..=times {
+        let done = load.goes_on(guest)?;
+        narrator.step(format!("under load: {done}"));
+        let said = step(guest, number)?;
+        narrator.step(format!("{number} of {times}: {said}"));
+        if number % 3 == 0 {
+            remembers(guest, &mut held, narrator)?;
+        }
+    }
+    let done = load.end(guest)?;
+    narrator.step(format!("the load has ended: {done}"));
+    remembers(guest, &mut held, narrator)?;
+    is_sound(guest, narrator)
+}
+
 /// All of it once with a fresh bed, and the figures where an effort is given.
 ///
 /// # Errors
@@ -132,26 +175,42 @@ pub fn whole(
     keeping_journals(&bed, || {
         let guest = ServerGuest::start(&bed, "node1", vmm, &files, hardware(vcpus))?;
         narrator.step(format!("{vmm:?} started with {vcpus} vCPUs"));
-        let login = serves(&guest, "node2", &narrator)?;
-        remembers(&guest, &mut Vec::new(), &narrator)?;
-        is_sound(&guest, &narrator)?;
-        let Some(effort) = effort else {
-            return Ok(None);
-        };
-        let figures = Figures::measure(&guest, login, effort)?;
-        narrator.step(format!("{vmm:?}, {vcpus} vCPUs:\n{figures}"));
-        Ok(Some(figures))
+        let figures = once(&guest, effort, &narrator);
+        figures.with_context(|| guest.last_words())
     })
 }
 
-/// Keeps the nodes' journals when something fails, before the bed is gone.
+fn once(
+    guest: &ServerGuest<'_>,
+    effort: Option<Effort>,
+    narrator: &Narrator,
+) -> Result<Option<Figures>> {
+    let (vmm, vcpus) = (guest.vm.vmm(), guest.vm.hardware().vcpus);
+    let login = serves(guest, "node2", narrator)?;
+    remembers(guest, &mut Vec::new(), narrator)?;
+    is_sound(guest, narrator)?;
+    let Some(effort) = effort else {
+        return Ok(None);
+    };
+    let figures = Figures::measure(guest, login, effort)?;
+    narrator.step(format!("{vmm:?}, {vcpus} vCPUs:\n{figures}"));
+    Ok(Some(figures))
+}
+
+/// Keeps the nodes' journals when something fails, before the bed is gone, and says so where a node itself stood still.
 ///
 /// # Errors
 /// What `act` gives.
 pub fn keeping_journals<T>(bed: &Machines, act: impl FnOnce() -> Result<T>) -> Result<T> {
-    let outcome = act();
-    if outcome.is_err() {
+    act().map_err(|error| {
         bed.keep_journals();
-    }
-    outcome
+        let stalls = bed.stalls();
+        if stalls.is_empty() {
+            return error;
+        }
+        error.context(format!(
+            "The emulated nodes' own kernels stood still; what follows need not be Kemari's doing:\n{}",
+            stalls.join("\n")
+        ))
+    })
 }

@@ -42,7 +42,21 @@ pub(super) fn save() -> String {
     format!("mkdir -p /srv/server; kemari-engine snapshot save server {STATE}")
 }
 
+/// What the engine is at.
+pub(super) fn progress() -> String {
+    "kemarictl monitor server info status; kemarictl monitor server info migrate".to_owned()
+}
+
 /// Sends the guest away; the engine then ends.
-pub(super) fn migrate(address: &str) -> String {
+pub(super) fn send(address: &str) -> String {
     format!("kemarictl monitor server migrate {address}")
+}
+
+/// The same on a terminal, where it shows how far it is; each of its words on a line of its own.
+pub(super) fn migrate(address: &str) -> String {
+    format!(
+        "script -qefc '{}' /dev/null </dev/null >/tmp/migrate 2>&1 || {{ cat /tmp/migrate; exit 1; }}; \
+         sed 's/\\x1b\\[K//g' /tmp/migrate | tr '\\r' '\\n' | sed '/^$/d'",
+        send(address)
+    )
 }

@@ -86,6 +86,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     match ended.recv()? {
         GuestEvent::PowerOff => eprintln!("boot: the guest switched itself off"),
         GuestEvent::Reset => eprintln!("boot: the guest asked for a reset"),
+        GuestEvent::TripleFault => eprintln!("boot: a triple fault"),
         GuestEvent::Crashed { reason } => return Err(format!("the guest crashed: {reason}").into()),
     }
     Ok(())

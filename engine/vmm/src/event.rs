@@ -8,8 +8,10 @@
 pub enum GuestEvent {
     /// The guest switched itself off (ACPI S5).
     PowerOff,
-    /// The guest asked for a reset, or died of a triple fault, which resets a PC.
+    /// The guest asked for a reset.
     Reset,
+    /// A vCPU met a fault for which it has no handler, and none for that either. It resets a PC.
+    TripleFault,
     /// A vCPU cannot go on: KVM reported an error, or this program failed.
     Crashed {
         /// What happened, for the log.

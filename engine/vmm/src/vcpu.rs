@@ -162,8 +162,7 @@ impl VcpuThread {
             }
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Served::Interrupted,
             Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => return self.relieve_ring(),
-            // A PC resets on a triple fault.
-            Ok(VcpuExit::Shutdown) => return Served::Event(GuestEvent::Reset),
+            Ok(VcpuExit::Shutdown) => return Served::Event(GuestEvent::TripleFault),
             Ok(exit) => {
                 let exit = format!("{exit:?}");
                 return Served::Event(self.crash(vcpu, &exit));

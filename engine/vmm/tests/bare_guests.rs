@@ -49,11 +49,11 @@ fn the_keyboard_controller_resets_and_the_guest_boots_again() {
 }
 
 #[test]
-fn a_triple_fault_is_a_reset() {
+fn a_triple_fault_is_told() {
     needs_kvm!();
     let mut bench = Bench::booted(guests::faulter(), "");
     bench.machine.resume();
-    assert_eq!(bench.event(), GuestEvent::Reset);
+    assert_eq!(bench.event(), GuestEvent::TripleFault);
 }
 
 #[test]
