@@ -10,7 +10,7 @@ use kemari_replication::licence::LicenceEvent;
 use kemari_replication::passive::{PassiveAction, Replica};
 use kemari_replication::protocol::ProtocolError;
 use kemari_replication::wire::{
-    Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, WireError,
+    Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, PROTOCOL_VERSION, WireError,
 };
 use kemari_replication::{Epoch, Generation, OutputKind, PageIndex};
 use pair::{ActiveSide, G, Guest, PassiveSide, greeted, silent};
@@ -40,8 +40,10 @@ fn trap_1_nothing_is_acknowledged_before_the_process_accepts_the_state() {
     decoder.push(&bytes);
     let mut complete = None;
     while let Some((header, payload)) = decoder.next_frame().unwrap() {
-        if let PassiveAction::Complete(checkpoint) =
-            passive.session.on_frame(&header, payload).unwrap()
+        if let PassiveAction::Complete(checkpoint) = passive
+            .session
+            .on_frame(&header, payload, &passive.guest)
+            .unwrap()
         {
             complete = Some(checkpoint);
         }
@@ -74,7 +76,10 @@ fn trap_1_a_state_that_does_not_decode_leaves_the_checkpoint_before() {
     decoder.push(&bytes);
     while let Some((header, payload)) = decoder.next_frame().unwrap() {
         // The process drops the checkpoint and the session with it.
-        let _ = passive.session.on_frame(&header, payload).unwrap();
+        let _ = passive
+            .session
+            .on_frame(&header, payload, &passive.guest)
+            .unwrap();
     }
     let replica = passive.session.into_replica();
     assert_eq!(replica.held(), held);
@@ -149,7 +154,7 @@ fn trap_4_a_length_from_the_wire_reserves_nothing_and_is_limited() {
 /// A passive side's frame, forged.
 fn forged(generation: Generation, sequence: u64, epoch: u64) -> (FrameHeader, Vec<u8>) {
     let header = FrameHeader {
-        version: 2,
+        version: PROTOCOL_VERSION,
         kind: FrameKind::Ack,
         payload_bytes: 0,
         payload_crc: crc32c::crc32c(&[]),

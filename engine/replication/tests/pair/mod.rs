@@ -16,7 +16,7 @@ use kemari_replication::passive::{
 };
 use kemari_replication::protocol::ProtocolError;
 use kemari_replication::wire::{FrameDecoder, VmIdentity};
-use kemari_replication::{Epoch, Generation, PAGE_BYTES, PageIndex, RamLayout};
+use kemari_replication::{Epoch, Generation, GuestPages, PAGE_BYTES, PageIndex, RamLayout};
 
 /// Pages of the little guest.
 pub const PAGES: u64 = 8;
@@ -73,6 +73,15 @@ impl Guest {
             **self.ram.get_mut(&index).expect("a page of RAM") = *content.bytes();
         }
         self.state.clone_from(&checkpoint.state);
+    }
+}
+
+impl GuestPages for Guest {
+    fn read(&self, index: PageIndex, page: &mut [u8; PAGE_BYTES]) -> bool {
+        self.ram
+            .get(&index)
+            .map(|bytes| page.copy_from_slice(&**bytes))
+            .is_some()
     }
 }
 
@@ -133,13 +142,16 @@ impl PassiveSide {
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
         self.decoder.push(bytes);
         while let Some((header, payload)) = self.decoder.next_frame()? {
-            match self.session.on_frame(&header, payload)? {
+            match self.session.on_frame(&header, payload, &self.guest)? {
                 PassiveAction::Answer(_) => self.session.welcome(&mut self.out),
                 PassiveAction::Refuse(refusal) => self.session.refuse(&mut self.out, &refusal),
                 PassiveAction::Copy(pages) => {
-                    for (index, content) in pages {
-                        **self.guest.ram.get_mut(&index).expect("a page of RAM") = *content.bytes();
-                    }
+                    let ram = &mut self.guest.ram;
+                    let copied = pages.apply(|index, content| {
+                        **ram.get_mut(&index).ok_or(())? = *content.bytes();
+                        Ok::<_, ()>(())
+                    });
+                    copied.expect("pages of RAM");
                 }
                 PassiveAction::Complete(mut checkpoint) => {
                     self.session.accept(&mut checkpoint, &mut self.out);
