@@ -4,7 +4,9 @@
 //! What an effort costs and brings is known from the last checkpoints it was used for, a page's share
 //! of each; their median counts, since a thread that loses its CPU for a moment says nothing of the
 //! work. Now and then another one is tried for a few checkpoints, if by what is known it could be
-//! better at all; the more often that was in vain, the less often.
+//! better at all; the more often that was in vain, the less often, until the link changes. What a
+//! guest writes changes from one moment to the next, so two efforts with deltas take turns in a
+//! trial, and how long pages are as they are is known without one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,6 +29,8 @@ const WORTH: f64 = 0.9;
 const TRIAL: u32 = 8;
 /// Checkpoints after each change that do not: the encoder has no copies yet.
 const WARM_UP: u32 = 4;
+/// A link this many times as fast or as slow is another one.
+const LINK_CHANGE: f64 = 2.0;
 /// Checkpoints between trials, at least and at most.
 const PAUSE_MIN: u32 = 64;
 const PAUSE_MAX: u32 = 4096;
@@ -72,14 +76,27 @@ impl Known {
     }
 }
 
+/// Another effort is being tried.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    of: Effort,
+    /// Checkpoints still to come that count.
+    rest: u32,
+    /// It is the turn of the best so far.
+    pause: bool,
+}
+
 /// Chooses the effort.
 #[derive(Debug, Clone)]
 pub struct CompressionPolicy {
     fixed: Option<Effort>,
     link: f64,
     best: Effort,
-    /// What is tried instead, for so many more checkpoints that count.
-    trial: Option<(Effort, u32)>,
+    trial: Option<Trial>,
+    /// What was tried last.
+    tried: Effort,
+    /// The link's speed when the best was found.
+    link_then: f64,
     known: [Known; Effort::ALL.len()],
     /// Bytes a page would take as it is, or as a page of zeros.
     raw_bytes: f64,
@@ -97,6 +114,8 @@ impl CompressionPolicy {
             link: LINK_DEFAULT,
             best: Effort::DeltaLz4,
             trial: None,
+            tried: Effort::DeltaLz4,
+            link_then: LINK_DEFAULT,
             known: Default::default(),
             raw_bytes: (PAGE_ENTRY_BYTES + PAGE_BYTES) as f64,
             warm_up: WARM_UP,
@@ -108,7 +127,12 @@ impl CompressionPolicy {
     /// The effort for the next checkpoint.
     #[must_use]
     pub fn effort(&self) -> Effort {
-        let chosen = self.trial.map_or(self.best, |(effort, _)| effort);
+        let chosen = match self.trial {
+            Some(Trial {
+                of, pause: false, ..
+            }) => of,
+            _ => self.best,
+        };
         self.fixed.unwrap_or(chosen)
     }
 
@@ -138,104 +162,97 @@ impl CompressionPolicy {
         };
         let used = self.effort();
         self.known[used as usize].add(share);
-        match &mut self.trial {
-            Some((_, rest)) if *rest > 1 => *rest -= 1,
-            Some(_) => self.end_trial(),
+        match self.trial {
+            Some(trial) => self.tried_once(trial),
             None => self.go_on(),
         }
     }
 
     /// Seconds until a page is over there.
-    fn seconds(&self, share: Share) -> f64 {
-        share.seconds + share.bytes / self.link
-    }
-
-    fn known_seconds(&self, effort: Effort) -> Option<f64> {
+    fn seconds(&self, effort: Effort) -> Option<f64> {
         let share = self.known[effort as usize].median()?;
-        Some(self.seconds(share))
-    }
-
-    /// Takes the best of what is known. Whether it is another one than before.
-    fn decide(&mut self) -> bool {
-        let Some(now) = self.known_seconds(self.best) else {
-            return false;
+        let bytes = match effort {
+            Effort::Raw => self.raw_bytes,
+            _ => share.bytes,
         };
-        let mut best = (self.best, now * WORTH);
-        for effort in Effort::ALL {
-            match self.known_seconds(effort) {
-                Some(seconds) if effort != self.best && seconds < best.1 => {
-                    best = (effort, seconds);
-                }
-                _ => {}
-            }
-        }
-        let changed = best.0 != self.best;
-        self.best = best.0;
-        changed
+        Some(share.seconds + bytes / self.link)
     }
 
-    fn end_trial(&mut self) {
-        let tried = self.effort();
+    /// Whether the encoder keeps its copies when one follows on the other.
+    fn may_take_turns(&self, other: Effort) -> bool {
+        self.best != Effort::Raw && other != Effort::Raw
+    }
+
+    fn tried_once(&mut self, mut trial: Trial) {
+        if !trial.pause {
+            trial.rest -= 1;
+        }
+        if trial.rest == 0 {
+            return self.end_trial(trial.of);
+        }
+        trial.pause = !trial.pause && self.may_take_turns(trial.of);
+        self.trial = Some(trial);
+    }
+
+    fn end_trial(&mut self, of: Effort) {
         self.trial = None;
         self.since_trial = 0;
-        self.pause = if self.decide() {
-            PAUSE_MIN
-        } else {
-            (self.pause * 2).min(PAUSE_MAX)
+        self.tried = of;
+        self.link_then = self.link;
+        let better = match (self.seconds(of), self.seconds(self.best)) {
+            (Some(tried), Some(best)) => tried < best * WORTH,
+            _ => false,
         };
-        self.changed_from(tried);
-    }
-
-    fn go_on(&mut self) {
-        let used = self.effort();
-        if self.decide() {
-            return self.changed_from(used);
-        }
-        self.since_trial += 1;
-        if self.since_trial >= self.pause {
-            self.since_trial = 0;
-            self.trial = self.candidate().map(|effort| (effort, TRIAL));
-            self.changed_from(used);
-        }
-    }
-
-    fn changed_from(&mut self, used: Effort) {
-        if self.effort() != used {
+        if better {
+            self.best = of;
+            self.pause = PAUSE_MIN;
+        } else {
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
             self.warm_up = WARM_UP;
         }
     }
 
-    /// The effort to try: one that could be worth it, the one longest unknown first.
+    fn go_on(&mut self) {
+        let change = self.link / self.link_then;
+        if !(1.0 / LINK_CHANGE..LINK_CHANGE).contains(&change) {
+            self.link_then = self.link;
+            self.pause = PAUSE_MIN;
+        }
+        self.since_trial += 1;
+        if self.since_trial < self.pause {
+            return;
+        }
+        self.since_trial = 0;
+        let Some(of) = self.candidate() else { return };
+        let (mut rest, pause) = (TRIAL, false);
+        self.known[of as usize] = Known::default();
+        if self.may_take_turns(of) {
+            self.known[self.best as usize] = Known::default();
+            // One more: the best so far has its turns between.
+            rest += 1;
+        } else {
+            self.warm_up = WARM_UP;
+        }
+        self.trial = Some(Trial { of, rest, pause });
+    }
+
+    /// The effort to try: one that could be worth it, each in its turn.
     fn candidate(&self) -> Option<Effort> {
         let now = self.known[self.best as usize].median()?;
-        let worth = self.seconds(now) * WORTH;
-        let could = |effort: Effort| {
-            let at_best = if effort < self.best {
+        let worth = self.seconds(self.best)? * WORTH;
+        let could = |effort: &Effort| {
+            let at_best = match *effort {
+                // Free, and as long as it is known to be.
+                Effort::Raw => self.raw_bytes / self.link,
                 // Free, but not shorter.
-                let bytes = if effort == Effort::Raw {
-                    self.raw_bytes
-                } else {
-                    now.bytes
-                };
-                Share {
-                    seconds: 0.0,
-                    bytes,
-                }
-            } else {
-                // Nothing to send, but not much cheaper.
-                Share {
-                    seconds: now.seconds / 2.0,
-                    bytes: PAGE_ENTRY_BYTES as f64,
-                }
+                less if less < self.best => now.bytes / self.link,
+                // Next to nothing to send, but not much cheaper.
+                _ => now.seconds / 2.0 + PAGE_ENTRY_BYTES as f64 / self.link,
             };
-            effort != self.best && self.seconds(at_best) < worth
+            *effort != self.best && at_best < worth
         };
-        let mut candidates: Vec<_> = Effort::ALL.into_iter().filter(|e| could(*e)).collect();
-        candidates.sort_by(|a, b| {
-            let seconds = |effort| self.known_seconds(effort).unwrap_or(0.0);
-            seconds(*a).total_cmp(&seconds(*b))
-        });
-        candidates.first().copied()
+        let later = Effort::ALL.iter().filter(|effort| **effort > self.tried);
+        later.chain(&Effort::ALL).copied().find(could)
     }
 }
 
@@ -314,6 +331,23 @@ mod tests {
             let used = run(&mut policy, pages, link, 1000);
             assert!(used[best as usize] > 900, "{used:?}, best is {best}");
         }
+    }
+
+    #[test]
+    fn what_the_guest_does_during_a_trial_decides_nothing() {
+        // The same for both, but for some time there is next to nothing to do.
+        const EASY: Pages = Pages([(400, 4108), (500, 120), (510, 60)]);
+        let mut policy = CompressionPolicy::new(None);
+        let mut used = [0; 3];
+        for _ in 0..100 {
+            for pages in [TYPICAL, EASY] {
+                let more = run(&mut policy, pages, GIGABIT, 40);
+                used.iter_mut()
+                    .zip(more)
+                    .for_each(|(sum, more)| *sum += more);
+            }
+        }
+        assert!(used[Effort::DeltaLz4 as usize] > 7_600, "{used:?}");
     }
 
     #[test]
