@@ -19,6 +19,7 @@
 
 mod capture;
 mod command;
+mod compression;
 mod finish;
 mod migration;
 mod pair;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use kemari_api::config::ReplicationAddress;
 use kemari_api::{Epoch, Licence as Shown, Role};
 use kemari_replication::active::{ActiveConfig, Base, BeginTransaction};
+use kemari_replication::compression::Spent;
 use kemari_replication::event_tap::Carry;
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::page::PAGE_BYTES;
@@ -19,6 +20,7 @@ use kemari_replication::wire::{Goodbye, Purpose, Refusal as PeerRefusal};
 use kemari_vmm::{DirtyPages, PageIndex};
 
 use super::capture::Cut;
+use super::compression::Compression;
 use super::finish::Finish;
 use super::{Conductor, End, Refusal};
 use crate::clock;
@@ -75,6 +77,7 @@ pub struct Pair {
     id: LinkId,
     address: ReplicationAddress,
     link: Link,
+    compression: Compression,
     phase: Phase,
     last_start: Duration,
     last_sent: Duration,
@@ -158,7 +161,7 @@ impl Conductor {
         }
     }
 
-    fn link_up(&mut self, id: LinkId, link: Link) {
+    fn link_up(&mut self, id: LinkId, mut link: Link) {
         let LinkState::Connecting { address, .. } = &self.link else {
             return;
         };
@@ -191,6 +194,7 @@ impl Conductor {
         let pair = Pair {
             id,
             address,
+            compression: Compression::new(&self.config.replication, &mut link.session),
             link,
             phase,
             last_start: now,
@@ -329,6 +333,8 @@ impl Conductor {
             return;
         }
         let mut frames = pair.link.buffer();
+        let effort = pair.compression.effort_of_copy(pair.link.waiting_bytes());
+        pair.link.session.set_effort(effort);
         let mut pages = self.capture.pages();
         while pair.link.session.copy_pages(&mut frames, &mut pages) > 0 {}
         drop(pages);
@@ -446,6 +452,7 @@ impl Conductor {
         let epoch = cut.closed.epoch;
         let mut frames = pair.link.buffer();
         let session = &mut pair.link.session;
+        session.set_effort(pair.compression.effort());
         session.begin(
             &mut frames,
             BeginTransaction {
@@ -456,13 +463,21 @@ impl Conductor {
                 console_position: cut.closed.console_position,
             },
         );
+        let encoding_since = clock::now();
         let mut pages = self.capture.pages();
         while session.pages(&mut frames, &mut pages) > 0 {}
         drop(pages);
+        let spent = Spent {
+            tally: *session.page_tally(),
+            encode: clock::now().saturating_sub(encoding_since),
+        };
         session.state(&mut frames, &cut.state);
         session.outputs(&mut frames, &cut.closed.outputs);
         session.commit(&mut frames);
         self.statistics.sent(frames.len());
+        pair.compression
+            .sent(epoch, frames.len(), clock::now(), &spent);
+        self.statistics.encoded(&spent, pair.compression.effort());
         pair.link.send(frames);
         pair.phase = Phase::Checkpoints {
             base: Base::Epoch(epoch),
@@ -487,6 +502,9 @@ impl Conductor {
         self.progress.acked = epoch;
         self.epoch = epoch;
         let now = clock::now();
+        if let LinkState::Up(pair) = &mut self.link {
+            pair.compression.acked(epoch, now);
+        }
         while let Some((_, _, cut_at)) = self
             .progress
             .in_flight
