@@ -19,6 +19,7 @@
 
 mod capture;
 mod command;
+mod compression;
 mod copy;
 mod finish;
 mod migration;

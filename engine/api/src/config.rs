@@ -43,8 +43,8 @@ mod vm;
 pub use address::{AddressError, ReplicationAddress};
 pub use boot::{BootSection, DiskBoot, KernelBoot};
 pub use bounded::{
-    EpochMsMax, GatherUs, MemoryMib, Mtu, NumaNode, OutOfRange, PeerTimeoutMs, Port, QueueKib,
-    QueuePairs, ResyncMib, Vcpus,
+    DeltaCacheMib, EpochMsMax, GatherUs, MemoryMib, Mtu, NumaNode, OutOfRange, PeerTimeoutMs, Port,
+    QueueKib, QueuePairs, ResyncMib, Vcpus,
 };
 pub use devices::{BalloonSection, ConsoleSection, RngSection};
 pub use disk::{DISKS_MAX, DiskIo, DiskSection, DiskStorage};
@@ -55,7 +55,7 @@ pub use mac::{MacAddress, MacError};
 pub use memory::{DirtyTracking, HugePages, MemorySection};
 pub use network::{NETWORKS_MAX, NetworkOutside, NetworkSection, TAP_PREFIX};
 pub use read::Description;
-pub use replication::{ReplicationPolicy, ReplicationSection};
+pub use replication::{Compression, ReplicationPolicy, ReplicationSection};
 pub use sandbox::SandboxSection;
 pub use schema::schema;
 pub use sink::{ConsoleSink, SinkError};

@@ -15,6 +15,7 @@
 //! a newer one each time. A lost connection says nothing about the last epoch sent: the Welcome of
 //! the next session does.
 
+mod encoder;
 mod receiver;
 mod sender;
 
@@ -28,6 +29,7 @@ use crate::wire::{
     Differing, FrameHeader, Goodbye, PROTOCOL_VERSION, Purpose, Refusal, VmIdentity,
 };
 
+pub use encoder::SENT_BYTES_DEFAULT;
 pub use receiver::ActiveReceiver;
 pub use sender::{ActiveSender, Base, BeginTransaction};
 

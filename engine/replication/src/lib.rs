@@ -9,7 +9,8 @@
 //! * [`event_tap`]: where outputs wait for the commit; [`licence`]: when they may leave;
 //!   [`gate`]: both put together, so that nothing leaves without a licence.
 //! * [`storage`]: what of replicated disks goes to the passive side.
-//! * [`trigger`]: when the next checkpoint is taken.
+//! * [`trigger`]: when the next checkpoint is taken; [`compression`]: how much work is put into
+//!   making it short.
 //!
 //! Invariants, asserted in release builds too: an acknowledged epoch was sent, a released output
 //! belongs to an acknowledged epoch (or to a solo licence), epochs of a session grow by one, and
@@ -21,7 +22,11 @@
 #![forbid(unsafe_code)]
 
 pub mod active;
+pub mod compression;
 pub mod event_tap;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
 pub mod licence;
 pub mod output;
@@ -34,4 +39,4 @@ pub mod wire;
 
 pub use kemari_api::{Epoch, Generation, NodeName, VmName};
 pub use output::{NetworkPort, Output, OutputKind};
-pub use page::{PAGE_BYTES, PageContent, PageIndex, RamLayout};
+pub use page::{GuestPages, NoPages, PAGE_BYTES, PageContent, PageIndex, RamLayout};

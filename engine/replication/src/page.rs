@@ -9,6 +9,7 @@ use std::fmt;
 use std::ops::Range;
 
 use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Size of a guest page in bytes; dirty tracking and the wire both work in this unit.
 pub const PAGE_BYTES: usize = 4096;
@@ -57,6 +58,38 @@ impl<'a> PageContent<'a> {
             Self::Zero => &ZERO_PAGE,
             Self::Raw(bytes) => bytes,
         }
+    }
+}
+
+/// Checksum of a page's content: the lower half of its XXH3-64.
+#[must_use]
+pub fn page_checksum(bytes: &[u8; PAGE_BYTES]) -> u32 {
+    let [a, b, c, d, ..] = xxh3_64(bytes).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// Whether all bytes are zero. Most pages that are not differ within the first word.
+#[must_use]
+pub fn is_zero(bytes: &[u8; PAGE_BYTES]) -> bool {
+    bytes
+        .chunks_exact(64)
+        .all(|line| line.iter().fold(0, |acc, byte| acc | byte) == 0)
+}
+
+/// RAM of a passive replica, as its process holds it: what deltas are differences to.
+pub trait GuestPages {
+    /// Copies a page as it is in the checkpoint accepted last, all of which must be in RAM by now.
+    /// `false`: it cannot be read.
+    fn read(&self, index: PageIndex, page: &mut [u8; PAGE_BYTES]) -> bool;
+}
+
+/// No RAM: for sessions that will not come as far as a transaction.
+#[derive(Debug, Clone, Copy)]
+pub struct NoPages;
+
+impl GuestPages for NoPages {
+    fn read(&self, _: PageIndex, _: &mut [u8; PAGE_BYTES]) -> bool {
+        false
     }
 }
 

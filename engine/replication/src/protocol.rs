@@ -126,6 +126,18 @@ pub enum ProtocolError {
         /// How much, in bytes.
         length: u64,
     },
+    /// A page's difference that cannot be, or does not become what it should.
+    #[error(
+        "Transaction of epoch {epoch}: the difference of page {index} cannot be applied, {what}"
+    )]
+    BadDelta {
+        /// The epoch.
+        epoch: Epoch,
+        /// The page.
+        index: PageIndex,
+        /// Why.
+        what: &'static str,
+    },
     /// More of something than announced or allowed.
     #[error("Transaction of epoch {epoch} exceeds its {what}: limit {limit}")]
     TooMuch {

@@ -22,9 +22,9 @@
 //! | offset | bytes | field |
 //! | ---: | ---: | --- |
 //! | 0 | 8 | page number: guest-physical address / 4096 |
-//! | 8 | 1 | encoding: 0 zero, 1 raw, 2 (LZ4) and 3 (delta) set aside |
+//! | 8 | 1 | encoding: 0 zero, 1 raw, 2 LZ4, 3 delta, 4 delta packed with LZ4 |
 //! | 9 | 1 | reserved, 0 |
-//! | 10 | 2 | length: 0 for zero, 4096 for raw |
+//! | 10 | 2 | length: 0 for zero, 4096 for raw, less than 4096 for the others |
 //!
 //! Output entry in Outputs (16 bytes, then `length` bytes):
 //!
@@ -54,6 +54,7 @@
 //!
 //! The order of frames, the limits and the meaning of each are in `docs/wire-protocol.md`.
 
+pub mod delta;
 pub mod digest;
 pub mod disks;
 pub mod error;
@@ -69,6 +70,7 @@ pub use error::WireError;
 pub use frame::{FrameDecoder, FrameWriter};
 pub use header::{
     FrameHeader, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX, PROTOCOL_OLDEST, PROTOCOL_VERSION,
+    VERSION_OF_ENCODINGS,
 };
 pub use message::{
     Begin, Commit, Goodbye, Held, Hello, HelloBody, Purpose, Refusal, VmIdentity, Welcome,

@@ -43,8 +43,10 @@ fn trap_1_nothing_is_acknowledged_before_the_process_accepts_the_state() {
     decoder.push(&bytes);
     let mut complete = None;
     while let Some((header, payload)) = decoder.next_frame().unwrap() {
-        if let PassiveAction::Complete(checkpoint) =
-            passive.session.on_frame(&header, payload).unwrap()
+        if let PassiveAction::Complete(checkpoint) = passive
+            .session
+            .on_frame(&header, payload, &passive.guest)
+            .unwrap()
         {
             complete = Some(checkpoint);
         }
@@ -77,7 +79,10 @@ fn trap_1_a_state_that_does_not_decode_leaves_the_checkpoint_before() {
     decoder.push(&bytes);
     while let Some((header, payload)) = decoder.next_frame().unwrap() {
         // The process drops the checkpoint and the session with it.
-        let _ = passive.session.on_frame(&header, payload).unwrap();
+        let _ = passive
+            .session
+            .on_frame(&header, payload, &passive.guest)
+            .unwrap();
     }
     let replica = passive.session.into_replica();
     assert_eq!(replica.held(), held);

@@ -12,7 +12,7 @@ use kemari_replication::protocol::ProtocolError;
 use kemari_replication::wire::{
     FrameDecoder, FrameHeader, FrameKind, FrameWriter, Goodbye, HEADER_BYTES, PAYLOAD_BYTES_MAX,
 };
-use kemari_replication::{Epoch, Output, OutputKind, PAGE_BYTES, PageIndex};
+use kemari_replication::{Epoch, NoPages, Output, OutputKind, PAGE_BYTES, PageIndex};
 use pair::{ActiveSide, G, Guest, PassiveSide, greeted, silent};
 use proptest::prelude::*;
 
@@ -263,7 +263,7 @@ fn many_pages_and_a_large_state_go_in_several_frames_within_the_limit() {
     session.hello(&mut out);
     let (header, payload) = one_frame(&out);
     assert!(matches!(
-        passive.on_frame(&header, &payload),
+        passive.on_frame(&header, &payload, &NoPages),
         Ok(PassiveAction::Answer(_))
     ));
     passive.welcome(&mut back);

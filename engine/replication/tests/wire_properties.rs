@@ -6,14 +6,12 @@ mod pair;
 
 use kemari_replication::passive::{PassiveAction, Replica};
 use kemari_replication::wire::outputs::{decode_outputs, encode_output};
-use kemari_replication::wire::pages::{PageReader, encode_page};
+use kemari_replication::wire::pages::{EncodedPage, PageReader, encode_page};
 use kemari_replication::wire::{
     Begin, FrameDecoder, FrameHeader, FrameKind, FrameWriter, HEADER_BYTES, PAYLOAD_BYTES_MAX,
     PROTOCOL_VERSION, WireError,
 };
-use kemari_replication::{
-    Epoch, Generation, Output, OutputKind, PAGE_BYTES, PageContent, PageIndex,
-};
+use kemari_replication::{Epoch, Generation, NoPages, Output, OutputKind, PAGE_BYTES, PageIndex};
 use pair::{ActiveSide, G, Guest, PassiveSide, greeted, passive, silent};
 use proptest::prelude::*;
 
@@ -131,7 +129,7 @@ proptest! {
         let mut decoder = FrameDecoder::new();
         decoder.push(&bytes);
         while let Ok(Some(_)) = decoder.next_frame() {}
-        for _ in PageReader::new(FrameKind::Pages, &bytes) {}
+        for _ in PageReader::new(FrameKind::Pages, PROTOCOL_VERSION, &bytes) {}
         let _ = decode_outputs(&bytes, &mut Vec::new());
     }
 
@@ -161,8 +159,12 @@ proptest! {
         for (index, fill) in &pages {
             encode_page(&mut payload, PageIndex(*index), &[*fill; PAGE_BYTES]);
         }
-        let read: Vec<_> = PageReader::new(FrameKind::Pages, &payload)
-            .map(|page| page.map(|(index, content)| (index.0, content.bytes()[17])))
+        let read: Vec<_> = PageReader::new(FrameKind::Pages, PROTOCOL_VERSION, &payload)
+            .map(|page| page.map(|(index, page)| match page {
+                EncodedPage::Raw(bytes) => (index.0, bytes[17]),
+                EncodedPage::Zero => (index.0, 0),
+                other => panic!("{other:?}"),
+            }))
             .collect::<Result<_, _>>().unwrap();
         prop_assert_eq!(read, pages);
     }
@@ -191,14 +193,14 @@ fn zero_pages_take_twelve_bytes() {
     let mut last = [0; PAGE_BYTES];
     last[PAGE_BYTES - 1] = 1;
     encode_page(&mut payload, PageIndex(10), &last);
-    let pages: Vec<_> = PageReader::new(FrameKind::Pages, &payload)
+    let pages: Vec<_> = PageReader::new(FrameKind::Pages, PROTOCOL_VERSION, &payload)
         .collect::<Result<_, _>>()
         .unwrap();
     assert_eq!(
         pages,
         [
-            (PageIndex(9), PageContent::Zero),
-            (PageIndex(10), PageContent::Raw(&last))
+            (PageIndex(9), EncodedPage::Zero),
+            (PageIndex(10), EncodedPage::Raw(&last))
         ]
     );
 }
@@ -254,7 +256,8 @@ fn an_engine_of_another_version_is_told_so_whatever_else_it_sends() {
     decoder.push(&bytes);
     let (header, payload) = decoder.next_frame().unwrap().unwrap();
     let mut session = passive(Replica::new(G));
-    let PassiveAction::Refuse(refusal) = session.on_frame(&header, payload).unwrap() else {
+    let PassiveAction::Refuse(refusal) = session.on_frame(&header, payload, &NoPages).unwrap()
+    else {
         panic!("welcomed");
     };
     assert!(

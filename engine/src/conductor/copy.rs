@@ -299,6 +299,8 @@ impl Conductor {
             return;
         }
         let mut frames = pair.link.buffer();
+        let effort = pair.compression.effort_of_copy(pair.link.waiting_bytes());
+        pair.link.session.set_effort(effort);
         let mut pages = self.capture.pages();
         while pair.link.session.copy_pages(&mut frames, &mut pages) > 0 {}
         drop(pages);

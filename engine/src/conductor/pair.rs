@@ -11,6 +11,7 @@ use std::time::Duration;
 use kemari_api::config::ReplicationAddress;
 use kemari_api::{Epoch, Licence as Shown, Role};
 use kemari_replication::active::{ActiveConfig, Base, BeginTransaction};
+use kemari_replication::compression::Spent;
 use kemari_replication::event_tap::Carry;
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::page::PAGE_BYTES;
@@ -19,6 +20,7 @@ use kemari_replication::wire::{Goodbye, Purpose, Refusal as PeerRefusal};
 use kemari_vmm::DirtyPages;
 
 use super::capture::Cut;
+use super::compression::Compression;
 use super::copy::Copy;
 use super::finish::Finish;
 use super::{Conductor, End, Refusal};
@@ -72,6 +74,7 @@ pub struct Pair {
     pub id: LinkId,
     address: ReplicationAddress,
     pub link: Link,
+    pub compression: Compression,
     pub phase: Phase,
     last_start: Duration,
     last_pause: Duration,
@@ -164,7 +167,7 @@ impl Conductor {
         }
     }
 
-    fn link_up(&mut self, id: LinkId, link: Link) {
+    fn link_up(&mut self, id: LinkId, mut link: Link) {
         let LinkState::Connecting { address, .. } = &self.link else {
             return;
         };
@@ -201,6 +204,7 @@ impl Conductor {
         let pair = Pair {
             id,
             address,
+            compression: Compression::new(&self.config.replication, &mut link.session),
             link,
             phase,
             last_start: now,
@@ -388,6 +392,7 @@ impl Conductor {
         let epoch = cut.closed.epoch;
         let mut frames = pair.link.buffer();
         let session = &mut pair.link.session;
+        session.set_effort(pair.compression.effort());
         session.begin(
             &mut frames,
             BeginTransaction {
@@ -398,14 +403,22 @@ impl Conductor {
                 console_position: cut.closed.console_position,
             },
         );
+        let encoding_since = clock::now();
         let mut pages = self.capture.pages();
         while session.pages(&mut frames, &mut pages) > 0 {}
         drop(pages);
+        let spent = Spent {
+            tally: *session.page_tally(),
+            encode: clock::now().saturating_sub(encoding_since),
+        };
         session.state(&mut frames, &cut.state);
         session.disk_log(&mut frames, cut.log.changes().iter());
         session.outputs(&mut frames, &cut.closed.outputs);
         session.commit(&mut frames);
         self.statistics.sent(frames.len());
+        pair.compression
+            .sent(epoch, frames.len(), clock::now(), &spent);
+        self.statistics.encoded(&spent, pair.compression.effort());
         pair.link.send(frames);
         pair.phase = Phase::Checkpoints {
             base: Base::Epoch(epoch),
@@ -433,6 +446,9 @@ impl Conductor {
         self.progress.acked = epoch;
         self.epoch = epoch;
         let now = clock::now();
+        if let LinkState::Up(pair) = &mut self.link {
+            pair.compression.acked(epoch, now);
+        }
         while let Some(sent) = self
             .progress
             .in_flight

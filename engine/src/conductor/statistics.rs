@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kemari_replication::PAGE_BYTES;
+use kemari_replication::compression::{Effort, PageTally, Spent};
+
 /// How many of the last checkpoints the percentiles look at.
 const WINDOW: usize = 1024;
 
@@ -22,6 +25,8 @@ struct Inner {
     figures: Figures,
     pauses: VecDeque<Duration>,
     commits: VecDeque<Duration>,
+    /// Encoding of one page, by checkpoint.
+    encodings: VecDeque<Duration>,
     last_link_failure: Option<String>,
 }
 
@@ -36,6 +41,12 @@ pub struct Figures {
     pub sent_bytes: u64,
     /// Pages in the last checkpoint.
     pub last_pages: u64,
+    /// Pages of all checkpoints, by how they were sent.
+    pub pages: PageTally,
+    /// How much work goes into the pages of the next checkpoint.
+    pub effort: Effort,
+    /// Encoding a page: median and 99th percentile over the last checkpoints.
+    pub encode: [Duration; 2],
     /// Guest stopped: median and 99th percentile over the last checkpoints.
     pub pause: [Duration; 2],
     /// How long the guest stood still in its last migration from here.
@@ -54,10 +65,33 @@ impl Figures {
                 p99.as_micros()
             )
         };
+        let pages = &self.pages;
+        let dirty_bytes = pages.pages() * PAGE_BYTES as u64;
+        let [encode, encode_p99] = self.encode.map(|time| time.as_nanos());
         vec![
             ("checkpoints", self.checkpoints.to_string()),
             ("transferred", format!("{} KiB", self.sent_bytes / 1024)),
             ("pages in the last checkpoint", self.last_pages.to_string()),
+            (
+                "memory in checkpoints",
+                format!(
+                    "{} KiB written, {} KiB sent",
+                    dirty_bytes / 1024,
+                    pages.wire_bytes / 1024
+                ),
+            ),
+            (
+                "pages sent as",
+                format!(
+                    "{} zero, {} unchanged, {} delta, {} delta and LZ4, {} LZ4, {} raw",
+                    pages.zero, pages.unchanged, pages.delta, pages.delta_lz4, pages.lz4, pages.raw
+                ),
+            ),
+            ("encoding now", self.effort.to_string()),
+            (
+                "encoding a page",
+                format!("{encode} ns median, {encode_p99} ns p99"),
+            ),
             ("guest stopped per checkpoint", pair(self.pause)),
             ("cut to commit", pair(self.commit)),
         ]
@@ -78,6 +112,18 @@ impl Statistics {
     /// Bytes were handed to the link.
     pub fn sent(&self, bytes: usize) {
         self.with(|inner| inner.figures.sent_bytes += bytes as u64);
+    }
+
+    /// The pages of a checkpoint were encoded; the next one gets this effort.
+    pub fn encoded(&self, spent: &Spent, next: Effort) {
+        self.with(|inner| {
+            inner.figures.effort = next;
+            inner.figures.pages.add(&spent.tally);
+            let pages = u32::try_from(spent.tally.pages()).unwrap_or(u32::MAX);
+            if let Some(page) = spent.encode.checked_div(pages) {
+                push(&mut inner.encodings, page);
+            }
+        });
     }
 
     /// The guest was stopped this long for a checkpoint of so many pages.
@@ -116,6 +162,7 @@ impl Statistics {
         self.with(|inner| Figures {
             pause: percentiles(&inner.pauses),
             commit: percentiles(&inner.commits),
+            encode: percentiles(&inner.encodings),
             ..inner.figures.clone()
         })
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use kemari_api::replica::DiskState;
 use kemari_api::{Epoch, Generation, NodeName};
-use kemari_replication::page::{PAGE_BYTES, PageContent, PageIndex};
+use kemari_replication::page::{GuestPages, NoPages, PAGE_BYTES, PageContent, PageIndex};
 use kemari_replication::passive::{
     Call, Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
 };
@@ -255,7 +255,7 @@ impl Server {
         let mut session = PassiveSession::new(config, Replica::default());
         let (header, payload) = reader.next()?;
         let mut frames = Vec::new();
-        match session.on_frame(&header, payload)? {
+        match session.on_frame(&header, payload, &NoPages)? {
             PassiveAction::Refuse(ours) => session.refuse(&mut frames, &ours),
             PassiveAction::Answer(call) => {
                 let outdated = matches!(refusal, Refusal::Outdated { generation }
@@ -332,7 +332,10 @@ impl<'a> Reception<'a> {
         let mut sign_of_life = clock::now();
         loop {
             let (header, payload) = reader.next()?;
-            match self.session.on_frame(&header, payload)? {
+            match self
+                .session
+                .on_frame(&header, payload, &Shadow(&self.ram))?
+            {
                 PassiveAction::Continue => {}
                 PassiveAction::Answer(call) if call.purpose != self.purpose => {
                     self.session
@@ -352,7 +355,7 @@ impl<'a> Reception<'a> {
                     if self.state.take().is_some() {
                         self.server.tell(PassiveEvent::Copying);
                     }
-                    merge(&self.ram, pages)?;
+                    pages.apply(|index, content| merge_page(&self.ram, index, content))?;
                 }
                 PassiveAction::CopyDisk(changes) => {
                     if self.state.take().is_some() {
@@ -499,14 +502,16 @@ pub fn receive_recorded(file: std::fs::File, receiving: Receiving) -> Result<Hel
     let mut answers = Vec::new();
     loop {
         let (header, payload) = reader.next()?;
-        match session.on_frame(&header, payload)? {
+        match session.on_frame(&header, payload, &Shadow(&receiving.ram))? {
             PassiveAction::Continue | PassiveAction::Alive => {}
             PassiveAction::Answer(call) if call.purpose != Purpose::Snapshot => {
                 return Err(LinkError::Ended("it is no snapshot"));
             }
             PassiveAction::Answer(_) => session.welcome(&mut answers),
             PassiveAction::Refuse(refusal) => return Err(LinkError::Refused(refusal)),
-            PassiveAction::Copy(pages) => merge(&receiving.ram, pages)?,
+            PassiveAction::Copy(pages) => {
+                pages.apply(|index, content| merge_page(&receiving.ram, index, content))?;
+            }
             PassiveAction::CopyDisk(_) | PassiveAction::Compare(_) => {
                 return Err(LinkError::Ended("a snapshot holds no disk"));
             }
@@ -527,23 +532,36 @@ pub fn receive_recorded(file: std::fs::File, receiving: Receiving) -> Result<Hel
     })
 }
 
-/// Writes pages to RAM. A page that is zero already is left alone, so that memory never touched
-/// stays unallocated.
+/// RAM as of the checkpoint accepted last: it is merged before the next frame is read.
+struct Shadow<'a>(&'a GuestRam);
+
+impl GuestPages for Shadow<'_> {
+    fn read(&self, index: PageIndex, page: &mut [u8; PAGE_BYTES]) -> bool {
+        self.0
+            .read_page(kemari_vmm::PageIndex(index.0), page)
+            .is_ok()
+    }
+}
+
+/// Writes pages to RAM.
 fn merge<'p>(
     ram: &GuestRam,
-    pages: impl Iterator<Item = (PageIndex, PageContent<'p>)>,
+    mut pages: impl Iterator<Item = (PageIndex, PageContent<'p>)>,
 ) -> Result<(), LinkError> {
+    pages.try_for_each(|(index, content)| merge_page(ram, index, content))
+}
+
+/// Writes a page to RAM. One that is zero already is left alone, so that memory never touched
+/// stays unallocated.
+fn merge_page(ram: &GuestRam, index: PageIndex, content: PageContent<'_>) -> Result<(), LinkError> {
     let failed = |error: kemari_vmm::PageAccessError| LinkError::State(error.to_string());
-    let mut present = [0; PAGE_BYTES];
-    for (index, content) in pages {
-        let page = kemari_vmm::PageIndex(index.0);
-        if content == PageContent::Zero {
-            ram.read_page(page, &mut present).map_err(failed)?;
-            if present == [0; PAGE_BYTES] {
-                continue;
-            }
+    let page = kemari_vmm::PageIndex(index.0);
+    if content == PageContent::Zero {
+        let mut present = [0; PAGE_BYTES];
+        ram.read_page(page, &mut present).map_err(failed)?;
+        if present == [0; PAGE_BYTES] {
+            return Ok(());
         }
-        ram.write_page(page, content.bytes()).map_err(failed)?;
     }
-    Ok(())
+    ram.write_page(page, content.bytes()).map_err(failed)
 }

@@ -168,6 +168,10 @@ bounded! {
     QueueKib, 4..=32_768, default 4096, "KiB of output that may wait for commit"
 }
 bounded! {
+    /// Copies of pages kept to send differences to them, in MiB.
+    DeltaCacheMib, 0..=65_536, default 64, "MiB of copies of pages sent last"
+}
+bounded! {
     /// Silence after which the peer counts as out of reach, in milliseconds.
     PeerTimeoutMs, 50..=60_000, default 1000, "milliseconds of silence from the other replica"
 }

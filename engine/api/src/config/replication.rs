@@ -2,11 +2,14 @@
 //! `[replication]`: how the two replicas find each other and how often they synchronise.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib, ResyncMib};
+use super::{
+    DeltaCacheMib, EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib, ResyncMib,
+};
 use crate::NodeName;
 
 /// What checkpoints are spaced for.
@@ -52,7 +55,41 @@ pub struct ReplicationSection {
     /// The most that the copy of disks to a new passive replica may read and send, in MiB per
     /// second, 1 to 100000; default: as much as disks and link carry.
     pub resync_mib_per_s: Option<ResyncMib>,
+    /// How pages are made short on the way to the other replica; default "auto": by what the link
+    /// and the CPUs can do. "off": only pages of zeros. "delta": as the difference to what was sent
+    /// last. "lz4": and compressed.
+    pub compression: Compression,
+    /// How much memory holds copies of the pages sent last, in MiB, 0 to 65536; default 64. Pages
+    /// that are written again and again then go as differences.
+    pub delta_cache_mib: DeltaCacheMib,
     /// Replication addresses (IP address or host name) by the names Pacemaker gives the nodes;
     /// default: the node's name itself is looked up. A direct link of its own is best.
     pub addresses: BTreeMap<NodeName, HostName>,
+}
+
+/// How pages are made short.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Compression {
+    /// As the link and the CPUs can do it.
+    #[default]
+    Auto,
+    /// Only pages of zeros are.
+    Off,
+    /// As the difference to what was sent last.
+    Delta,
+    /// As the difference, and compressed with LZ4.
+    Lz4,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Delta => "delta",
+            Self::Lz4 => "lz4",
+        })
+    }
 }

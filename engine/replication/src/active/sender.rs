@@ -12,16 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kemari_api::Epoch;
 
 use super::ActiveConfig;
+use super::encoder::PageEncoder;
+use crate::compression::{Effort, PageTally};
 use crate::output::Output;
 use crate::page::{PAGE_BYTES, PageIndex};
 use crate::storage::DiskChange;
 use crate::wire::disks::{encode_change, has_room_for_change};
 use crate::wire::message::encode_postcard;
 use crate::wire::outputs::{encode_output, has_room_for_output};
-use crate::wire::pages::{encode_page, has_room_for_page};
+use crate::wire::pages::has_room_for_page;
 use crate::wire::{
-    Begin, Commit, FrameKind, FrameWriter, Goodbye, Hello, HelloBody, PAYLOAD_BYTES_MAX, Probe,
-    TransactionDigest,
+    Begin, Commit, FrameKind, FrameWriter, Goodbye, Hello, HelloBody, PAYLOAD_BYTES_MAX,
+    PROTOCOL_OLDEST, Probe, TransactionDigest, VERSION_OF_ENCODINGS,
 };
 
 /// What a checkpoint is a difference to.
@@ -80,12 +82,13 @@ pub struct ActiveSender {
     config: ActiveConfig,
     writer: FrameWriter,
     state: State,
-    version: u16,
     held: Option<Epoch>,
     copied: bool,
     sent: Arc<AtomicU64>,
     digest: TransactionDigest,
     totals: Totals,
+    version: u16,
+    encoder: PageEncoder,
 }
 
 impl ActiveSender {
@@ -95,12 +98,13 @@ impl ActiveSender {
             config,
             writer,
             state: State::Greeting,
-            version: 0,
             held: None,
             copied: false,
             sent,
             digest: TransactionDigest::default(),
             totals: Totals::default(),
+            version: PROTOCOL_OLDEST,
+            encoder: PageEncoder::new(),
         }
     }
 
@@ -122,6 +126,30 @@ impl ActiveSender {
         self.version = version;
         self.held = held;
         self.state = State::Copying;
+    }
+
+    /// How much work is put into making pages short, from the next one on; at first the least. A
+    /// peer that speaks an older version of the protocol gets pages as they are all the same.
+    ///
+    /// # Panics
+    /// Before the Welcome, which says what the peer understands.
+    pub fn set_effort(&mut self, effort: Effort) {
+        self.assert_welcomed();
+        let understood = self.version >= VERSION_OF_ENCODINGS;
+        let effort = if understood { effort } else { Effort::Raw };
+        self.encoder.set_effort(effort);
+    }
+
+    /// Keeps copies of the pages sent last in at most so many bytes, to send differences to them;
+    /// [`super::SENT_BYTES_DEFAULT`] otherwise. Those kept so far are forgotten.
+    pub fn set_sent_bytes_max(&mut self, bytes: usize) {
+        self.encoder.set_sent_bytes_max(bytes);
+    }
+
+    /// How the pages of the last transaction, or of the open one so far, were encoded.
+    #[must_use]
+    pub const fn page_tally(&self) -> &PageTally {
+        self.encoder.tally()
     }
 
     /// The highest epoch whose Commit was handed out, of this generation.
@@ -260,6 +288,7 @@ impl ActiveSender {
         };
         self.digest.reset();
         self.totals = Totals::default();
+        self.encoder.begin();
         let begin_payload = Begin {
             delivered_up_to: begin.delivered_up_to,
             base: match begin.base {
@@ -437,14 +466,21 @@ impl ActiveSender {
         let Some(first) = pages.next() else {
             return (0, 0..0);
         };
+        let Self {
+            writer, encoder, ..
+        } = self;
+        let mut encode = |payload: &mut Vec<u8>, index, bytes: &[u8; PAGE_BYTES]| match kind {
+            FrameKind::CopyPages => encoder.copy_page(payload, index, bytes),
+            _ => encoder.page(payload, index, bytes),
+        };
         let mut count = 1;
-        let range = self.writer.frame(out, kind, epoch, |payload| {
+        let range = writer.frame(out, kind, epoch, |payload| {
             let start = payload.len();
-            encode_page(payload, first.0, first.1);
+            encode(payload, first.0, first.1);
             while has_room_for_page(payload.len() - start)
                 && let Some((index, bytes)) = pages.next()
             {
-                encode_page(payload, index, bytes);
+                encode(payload, index, bytes);
                 count += 1;
             }
         });

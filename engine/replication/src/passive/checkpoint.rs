@@ -9,29 +9,81 @@ use kemari_api::{Epoch, Generation};
 use super::changes::StagedChanges;
 use crate::output::Output;
 use crate::page::{PAGE_BYTES, PageContent, PageIndex};
-use crate::wire::WireError;
-use crate::wire::pages::PageReader;
+use crate::wire::pages::{ENCODING_DELTA, EncodedPage, PageReader, unpack_page};
+use crate::wire::{FrameKind, WireError};
 
 /// A buffer larger than this is given back to the system after use.
 const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Pages that have been checked against the RAM layout and may be applied as they are.
+/// Pages that have been checked as a whole, contents too, and may be applied.
 #[derive(Debug, Clone)]
 pub struct PageBatch<'a> {
+    kind: FrameKind,
     reader: PageReader<'a>,
 }
 
 impl<'a> PageBatch<'a> {
-    pub(super) const fn checked(reader: PageReader<'a>) -> Self {
-        Self { reader }
+    /// Checks that a payload is nothing but well-formed pages that stand alone and are accepted by
+    /// `allowed`. Blocks are unpacked for that, and again by [`Self::apply`]: the copy waits for
+    /// the link, and nothing may be applied of a frame that is not right as a whole.
+    pub(super) fn checked<E: From<WireError>>(
+        kind: FrameKind,
+        reader: PageReader<'a>,
+        mut allowed: impl FnMut(PageIndex) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let batch = Self { kind, reader };
+        for page in batch.reader.clone() {
+            let (index, encoded) = page?;
+            allowed(index)?;
+            with_content(kind, index, encoded, |_| ())?;
+        }
+        Ok(batch)
+    }
+
+    /// Which pages there are, in their order.
+    pub fn indices(&self) -> impl Iterator<Item = PageIndex> {
+        self.reader.clone().filter_map(|page| Some(page.ok()?.0))
+    }
+
+    /// Gives each page to `apply`, in the order they are to be applied.
+    ///
+    /// # Errors
+    /// The first error of `apply`.
+    pub fn apply<E>(
+        self,
+        mut apply: impl FnMut(PageIndex, PageContent<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // All of it was read before: nothing is left out here.
+        for (index, encoded) in self.reader.flatten() {
+            if let Ok(applied) =
+                with_content(self.kind, index, encoded, |content| apply(index, content))
+            {
+                applied?;
+            }
+        }
+        Ok(())
     }
 }
 
-impl<'a> Iterator for PageBatch<'a> {
-    type Item = (PageIndex, PageContent<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.reader.next()?.ok()
+/// Gives the content of a page that stands alone to `use_it`.
+fn with_content<T>(
+    kind: FrameKind,
+    index: PageIndex,
+    encoded: EncodedPage<'_>,
+    use_it: impl FnOnce(PageContent<'_>) -> T,
+) -> Result<T, WireError> {
+    match encoded {
+        EncodedPage::Zero => Ok(use_it(PageContent::Zero)),
+        EncodedPage::Raw(bytes) => Ok(use_it(PageContent::Raw(bytes))),
+        EncodedPage::Lz4(block) => {
+            let mut page = [0; PAGE_BYTES];
+            unpack_page(kind, block, &mut page)?;
+            Ok(use_it(PageContent::Raw(&page)))
+        }
+        EncodedPage::Delta(_) => Err(WireError::UnknownPageEncoding {
+            index,
+            code: ENCODING_DELTA,
+        }),
     }
 }
 
@@ -42,8 +94,9 @@ struct StagedPage {
     raw: Option<usize>,
 }
 
-/// The pages of one checkpoint, in the order they were sent. A page sent twice counts twice; the
-/// later one is what it holds.
+/// The pages of one checkpoint that change, in the order they were sent, all of them whole: what
+/// came as a difference was applied to RAM as of the epoch before. A page sent twice counts twice;
+/// the later one is what it holds.
 #[derive(Debug, Default)]
 pub struct StagedPages {
     pages: Vec<StagedPage>,
@@ -128,18 +181,4 @@ impl Checkpoint {
         self.changes.clear();
         self.outputs.clear();
     }
-}
-
-/// Checks that a payload is nothing but well-formed pages accepted by `allowed`, and counts them.
-pub(super) fn check_pages<E: From<WireError>>(
-    reader: PageReader<'_>,
-    mut allowed: impl FnMut(PageIndex) -> Result<(), E>,
-) -> Result<u64, E> {
-    let mut count = 0;
-    for page in reader {
-        let (index, _) = page?;
-        allowed(index)?;
-        count += 1;
-    }
-    Ok(count)
 }

@@ -12,10 +12,11 @@ use kemari_api::{Epoch, Generation};
 
 use super::action::{Call, PassiveAction, PassiveConfig};
 use super::changes::ChangeBatch;
-use super::checkpoint::{Checkpoint, PageBatch, check_pages};
-use super::coverage::CopyCoverage;
+use super::checkpoint::{Checkpoint, PageBatch};
+use super::coverage::PageSet;
 use super::replica::Replica;
-use super::staging::{Staging, in_ram};
+use super::staging::{PageRules, Staging, in_ram};
+use crate::page::GuestPages;
 use crate::protocol::{Inbound, ProtocolError, expect_empty};
 use crate::storage::{BLOCK_BYTES, DiskLayout};
 use crate::wire::message::{decode_postcard, encode_postcard};
@@ -67,7 +68,7 @@ pub struct PassiveSession {
     inbound: Inbound,
     writer: FrameWriter,
     state: State,
-    copied: CopyCoverage,
+    copied: PageSet,
     staging: Staging,
     spare: Vec<Checkpoint>,
 }
@@ -83,7 +84,7 @@ impl PassiveSession {
             inbound: Inbound::new(None),
             writer,
             state: State::ExpectingHello,
-            copied: CopyCoverage::default(),
+            copied: PageSet::default(),
             staging: Staging::default(),
             spare: Vec::new(),
         }
@@ -101,7 +102,8 @@ impl PassiveSession {
         self.replica
     }
 
-    /// Takes a frame from the active side.
+    /// Takes a frame from the active side. `ram` is what pages of a transaction may be differences
+    /// to: every checkpoint accepted so far must have been merged into it.
     ///
     /// # Errors
     /// When the frame breaks the protocol. The session is then over; what the replica held before
@@ -110,6 +112,7 @@ impl PassiveSession {
         &mut self,
         header: &FrameHeader,
         payload: &'a [u8],
+        ram: &dyn GuestPages,
     ) -> Result<PassiveAction<'a>, ProtocolError> {
         if self.state == State::Over {
             return Err(ProtocolError::Over);
@@ -117,7 +120,7 @@ impl PassiveSession {
         let action = self
             .inbound
             .check(header, payload)
-            .and_then(|()| self.take(header, payload));
+            .and_then(|()| self.take(header, payload, ram));
         if matches!(&action, Err(_) | Ok(PassiveAction::Goodbye(_))) {
             self.state = State::Over;
         }
@@ -244,11 +247,12 @@ impl PassiveSession {
         &mut self,
         header: &FrameHeader,
         payload: &'a [u8],
+        ram: &dyn GuestPages,
     ) -> Result<PassiveAction<'a>, ProtocolError> {
         let kind = header.kind;
         match (self.state, kind) {
             (State::ExpectingHello, FrameKind::Hello) => self.hello(header, payload),
-            (State::Copying, FrameKind::CopyPages) => self.copy(payload),
+            (State::Copying, FrameKind::CopyPages) => self.copy(header.version, payload),
             (State::Copying, FrameKind::DiskCopy) => self.copy_disk(payload),
             (State::Copying | State::Between { .. }, FrameKind::DiskProbe) => self.probe(payload),
             (State::Copying | State::Between { .. }, FrameKind::Begin) => {
@@ -265,7 +269,7 @@ impl PassiveSession {
                 if header.epoch != epoch {
                     return Err(epoch_order(kind, epoch, header.epoch));
                 }
-                self.part(kind, payload)
+                self.part(header, payload, ram)
             }
             (state, _) if !is_welcomed(state) => Err(ProtocolError::UnexpectedFrame {
                 kind,
@@ -335,19 +339,21 @@ impl PassiveSession {
             .flatten()
     }
 
-    fn copy<'a>(&mut self, payload: &'a [u8]) -> Result<PassiveAction<'a>, ProtocolError> {
-        let reader = PageReader::new(FrameKind::CopyPages, payload);
-        let Self { config, copied, .. } = self;
+    fn copy<'a>(
+        &mut self,
+        version: u16,
+        payload: &'a [u8],
+    ) -> Result<PassiveAction<'a>, ProtocolError> {
+        let kind = FrameKind::CopyPages;
+        let reader = PageReader::new(kind, version, payload);
+        let layout = &self.config.ram;
         // Checked as a whole before any page is given out or the checkpoint is let go.
-        check_pages(reader.clone(), |index| {
-            in_ram(&config.ram, FrameKind::CopyPages, index)
-        })?;
-        check_pages(reader.clone(), |index| {
-            copied.mark(&config.ram, index);
-            Ok::<_, ProtocolError>(())
-        })?;
+        let batch = PageBatch::checked(kind, reader, |index| in_ram(layout, kind, index))?;
+        for index in batch.indices() {
+            self.copied.mark(layout, index);
+        }
         self.replica.forget();
-        Ok(PassiveAction::Copy(PageBatch::checked(reader)))
+        Ok(PassiveAction::Copy(batch))
     }
 
     fn copy_disk<'a>(&mut self, payload: &'a [u8]) -> Result<PassiveAction<'a>, ProtocolError> {
@@ -449,11 +455,19 @@ impl PassiveSession {
 
     fn part<'a>(
         &mut self,
-        kind: FrameKind,
+        header: &FrameHeader,
         payload: &[u8],
+        ram: &dyn GuestPages,
     ) -> Result<PassiveAction<'a>, ProtocolError> {
-        match kind {
-            FrameKind::Pages => self.staging.pages(&self.config.ram, payload)?,
+        match header.kind {
+            FrameKind::Pages => {
+                let rules = PageRules {
+                    version: header.version,
+                    layout: &self.config.ram,
+                    ram,
+                };
+                self.staging.pages(rules, payload)?;
+            }
             FrameKind::State => self.staging.state(payload)?,
             FrameKind::DiskLog => self.staging.disk_log(&self.config.disks, payload)?,
             FrameKind::Outputs => self.staging.outputs(self.replica.retained(), payload)?,

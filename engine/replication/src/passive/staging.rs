@@ -8,12 +8,13 @@ use kemari_api::{Epoch, Generation};
 
 use super::changes::STAGED_CHANGES_BYTES_MAX;
 use super::checkpoint::Checkpoint;
+use super::coverage::PageSet;
 use super::retained::{RETAINED_BYTES_MAX, Retained};
-use crate::page::{PageIndex, RamLayout};
+use crate::page::{GuestPages, PAGE_BYTES, PageContent, PageIndex, RamLayout, page_checksum};
 use crate::protocol::ProtocolError;
 use crate::storage::DiskLayout;
 use crate::wire::outputs::decode_outputs;
-use crate::wire::pages::PageReader;
+use crate::wire::pages::{EncodedDelta, EncodedPage, PageReader, unpack_page};
 use crate::wire::{Begin, Commit, FrameKind, TransactionDigest};
 
 /// Largest machine state of one checkpoint, in bytes (RAM is not part of it).
@@ -24,7 +25,22 @@ pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) struct Staging {
     checkpoint: Checkpoint,
     announced_pages: u64,
+    /// Entries received; those of unchanged pages are not in the checkpoint.
+    received_pages: u64,
+    /// Pages named in this transaction.
+    named: PageSet,
     digest: TransactionDigest,
+}
+
+/// What page entries are judged by.
+#[derive(Clone, Copy)]
+pub(super) struct PageRules<'a> {
+    /// Protocol version of the session.
+    pub(super) version: u16,
+    /// Which pages are RAM.
+    pub(super) layout: &'a RamLayout,
+    /// What RAM holds: the epoch before.
+    pub(super) ram: &'a dyn GuestPages,
 }
 
 impl Staging {
@@ -35,23 +51,75 @@ impl Staging {
         self.checkpoint.delivered_up_to = begin.delivered_up_to;
         self.checkpoint.console_position = begin.console_position;
         self.announced_pages = begin.pages;
+        self.received_pages = 0;
+        self.named.clear();
         self.digest.reset();
         self.digest.add(FrameKind::Begin, payload);
     }
 
-    /// Stages pages. Each must be RAM, and no more may come than were announced.
-    pub(super) fn pages(&mut self, ram: &RamLayout, payload: &[u8]) -> Result<(), ProtocolError> {
+    /// Stages pages. Each must be RAM, and no more may come than were announced. Afterwards nothing
+    /// of them can fail any more: blocks are unpacked, differences applied and their results checked.
+    pub(super) fn pages(
+        &mut self,
+        rules: PageRules<'_>,
+        payload: &[u8],
+    ) -> Result<(), ProtocolError> {
         self.digest.add(FrameKind::Pages, payload);
         let limit = self.announced_pages;
-        for page in PageReader::new(FrameKind::Pages, payload) {
-            let (index, content) = page?;
-            in_ram(ram, FrameKind::Pages, index)?;
-            if self.checkpoint.pages.len() as u64 >= limit {
+        for page in PageReader::new(FrameKind::Pages, rules.version, payload) {
+            let (index, encoded) = page?;
+            in_ram(rules.layout, FrameKind::Pages, index)?;
+            if self.received_pages >= limit {
                 return Err(self.too_much("announced pages", limit));
             }
-            self.checkpoint.pages.push(index, content);
+            self.received_pages += 1;
+            let again = !self.named.mark(rules.layout, index);
+            match encoded {
+                EncodedPage::Zero => self.checkpoint.pages.push(index, PageContent::Zero),
+                EncodedPage::Raw(bytes) => {
+                    self.checkpoint.pages.push(index, PageContent::Raw(bytes));
+                }
+                EncodedPage::Lz4(block) => {
+                    let mut page = [0; PAGE_BYTES];
+                    unpack_page(FrameKind::Pages, block, &mut page)?;
+                    self.checkpoint.pages.push(index, PageContent::Raw(&page));
+                }
+                // Its base is the epoch before, which is not what this transaction made of the page.
+                EncodedPage::Delta(_) if again => {
+                    return Err(self.bad_delta(index, "it came before"));
+                }
+                EncodedPage::Delta(delta) => self.delta(rules.ram, index, &delta)?,
+            }
         }
         Ok(())
+    }
+
+    fn delta(
+        &mut self,
+        ram: &dyn GuestPages,
+        index: PageIndex,
+        delta: &EncodedDelta<'_>,
+    ) -> Result<(), ProtocolError> {
+        let mut page = [0; PAGE_BYTES];
+        if !ram.read(index, &mut page) {
+            return Err(self.bad_delta(index, "its base cannot be read"));
+        }
+        delta.apply(FrameKind::Pages, &mut page)?;
+        if page_checksum(&page) != delta.checksum {
+            return Err(self.bad_delta(index, "the result has another checksum"));
+        }
+        if !delta.is_unchanged() {
+            self.checkpoint.pages.push(index, PageContent::Raw(&page));
+        }
+        Ok(())
+    }
+
+    const fn bad_delta(&self, index: PageIndex, what: &'static str) -> ProtocolError {
+        ProtocolError::BadDelta {
+            epoch: self.checkpoint.epoch,
+            index,
+            what,
+        }
     }
 
     /// Stages machine state.
@@ -96,12 +164,11 @@ impl Staging {
     pub(super) fn verify(&self, commit: &Commit) -> Result<(), ProtocolError> {
         let Checkpoint {
             epoch,
-            pages,
             state,
             outputs,
             ..
         } = &self.checkpoint;
-        let (epoch, pages) = (*epoch, pages.len() as u64);
+        let (epoch, pages) = (*epoch, self.received_pages);
         for (what, announced, received) in [
             ("pages announced at its start", self.announced_pages, pages),
             ("pages", commit.pages, pages),

@@ -20,6 +20,9 @@ pub const PROTOCOL_VERSION: u16 = 3;
 /// The oldest protocol version this engine still speaks.
 pub const PROTOCOL_OLDEST: u16 = 2;
 
+/// The first protocol version with pages as LZ4 blocks and deltas.
+pub const VERSION_OF_ENCODINGS: u16 = 3;
+
 /// Size of a header, in bytes.
 pub const HEADER_BYTES: usize = 48;
 

@@ -17,7 +17,7 @@ use kemari_replication::passive::{
 use kemari_replication::protocol::ProtocolError;
 use kemari_replication::storage::{BLOCK_BYTES, Change, DiskChange, DiskLayout, block_digest};
 use kemari_replication::wire::{Differing, FrameDecoder, Probe, VmIdentity};
-use kemari_replication::{Epoch, Generation, PAGE_BYTES, PageIndex, RamLayout};
+use kemari_replication::{Epoch, Generation, GuestPages, PAGE_BYTES, PageIndex, RamLayout};
 
 /// Pages of the little guest.
 pub const PAGES: u64 = 8;
@@ -111,6 +111,15 @@ impl Guest {
     }
 }
 
+impl GuestPages for Guest {
+    fn read(&self, index: PageIndex, page: &mut [u8; PAGE_BYTES]) -> bool {
+        self.ram
+            .get(&index)
+            .map(|bytes| page.copy_from_slice(&**bytes))
+            .is_some()
+    }
+}
+
 /// An active session that has said Hello.
 pub fn active(sent: u64, acked: u64) -> ActiveSession {
     active_of(G, sent, acked)
@@ -174,13 +183,16 @@ impl PassiveSide {
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
         self.decoder.push(bytes);
         while let Some((header, payload)) = self.decoder.next_frame()? {
-            match self.session.on_frame(&header, payload)? {
+            match self.session.on_frame(&header, payload, &self.guest)? {
                 PassiveAction::Answer(_) => self.session.welcome(&mut self.out),
                 PassiveAction::Refuse(refusal) => self.session.refuse(&mut self.out, &refusal),
                 PassiveAction::Copy(pages) => {
-                    for (index, content) in pages {
-                        **self.guest.ram.get_mut(&index).expect("a page of RAM") = *content.bytes();
-                    }
+                    let ram = &mut self.guest.ram;
+                    let copied = pages.apply(|index, content| {
+                        **ram.get_mut(&index).ok_or(())? = *content.bytes();
+                        Ok::<_, ()>(())
+                    });
+                    copied.expect("pages of RAM");
                 }
                 PassiveAction::CopyDisk(changes) => apply(&mut self.disk, changes),
                 PassiveAction::Compare(probe) => {

@@ -8,7 +8,7 @@
 
 use kemari_replication::output::NetworkPort;
 use kemari_replication::page::PageContent;
-use kemari_replication::{OutputKind, PAGE_BYTES, PageIndex, RamLayout};
+use kemari_replication::{GuestPages, OutputKind, PAGE_BYTES, PageIndex, RamLayout};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Pages of RAM.
@@ -243,13 +243,11 @@ impl Machine {
             .collect()
     }
 
-    /// Writes pages that came from the other replica.
-    pub fn merge<'p>(&mut self, pages: impl Iterator<Item = (PageIndex, PageContent<'p>)>) {
-        for (index, content) in pages {
-            let page = page_of(index);
-            self.ram[page] = *content.bytes();
-            self.wrote(PageSet::one(page));
-        }
+    /// Writes a page that came from the other replica.
+    pub fn merge(&mut self, index: PageIndex, content: PageContent<'_>) {
+        let page = page_of(index);
+        self.ram[page] = *content.bytes();
+        self.wrote(PageSet::one(page));
     }
 
     /// A number for the whole machine with these registers.
@@ -262,5 +260,12 @@ impl Machine {
             bytes.extend_from_slice(&hash.to_le_bytes());
         }
         xxh3_64(&bytes)
+    }
+}
+
+impl GuestPages for Machine {
+    fn read(&self, index: PageIndex, page: &mut [u8; PAGE_BYTES]) -> bool {
+        page.copy_from_slice(&self.ram[page_of(index)]);
+        true
     }
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use kemari_replication::active::{Base, BeginTransaction};
+use kemari_replication::compression::Effort;
 use kemari_replication::event_tap::{Carry, ClosedEpoch};
 use kemari_replication::licence::{Joining, Licence, LicenceEvent};
 use kemari_replication::trigger::Decision;
@@ -209,6 +210,9 @@ impl Engine {
             delivered_up_to: cut.closed.delivered_up_to,
             console_position: cut.closed.console_position,
         };
+        // Every way of encoding pages gets its turn.
+        let turn = usize::try_from(epoch.get()).expect("few epochs") / 3 % Effort::ALL.len();
+        session.set_effort(Effort::ALL[turn]);
         session.begin(&mut frames, begin);
         let mut pages = cut.pages.iter().map(|(index, bytes)| (*index, bytes));
         while session.pages(&mut frames, &mut pages) > 0 {}

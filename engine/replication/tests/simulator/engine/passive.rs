@@ -214,7 +214,7 @@ impl Engine {
             Next::Lost(error) => return Err(error),
             Next::Frame(header, payload) => (header, payload),
         };
-        let action = to.session.on_frame(&header, &payload);
+        let action = to.session.on_frame(&header, &payload, &self.machine);
         match action.map_err(|error| LinkError::Protocol(error.to_string()))? {
             PassiveAction::Continue => {}
             PassiveAction::Answer(call) => self.answer(env, to, &call)?,
@@ -223,7 +223,11 @@ impl Engine {
                 if to.state.take().is_some() {
                     self.hear(env, Input::Passive(PassiveEvent::Copying));
                 }
-                self.machine.merge(pages);
+                let copied: Result<(), std::convert::Infallible> = pages.apply(|index, content| {
+                    self.machine.merge(index, content);
+                    Ok(())
+                });
+                let Ok(()) = copied;
             }
             PassiveAction::CopyDisk(_) | PassiveAction::Compare(_) => {
                 unreachable!("the simulated VM has no disk, so its sessions refuse them")
@@ -292,7 +296,9 @@ impl Engine {
             to.state = Some(state);
             flush(env, to);
         }
-        self.machine.merge(checkpoint.pages.iter());
+        for (index, content) in checkpoint.pages.iter() {
+            self.machine.merge(index, content);
+        }
         self.judge(env, to);
         self.hear(env, Input::Passive(PassiveEvent::Committed));
         to.session.recycle(checkpoint);
