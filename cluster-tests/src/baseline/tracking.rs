@@ -77,8 +77,10 @@ impl TrackingFigures {
     /// When a program fails, or the copy ended while it was measured.
     pub fn measure(guest: &mut ServerGuest<'_>, to: &str, seconds: u32) -> Result<Self> {
         let off = WorkFigures::measure(guest, seconds)?;
+        eprintln!("before it is copied: {:?}", guest.clock_report()?);
         guest.vm().copy_slowly(to)?;
         let on = WorkFigures::measure(guest, seconds)?;
+        eprintln!("while it is copied: {:?}", guest.clock_report()?);
         let said = guest.vm().give_up_copy(to)?;
         ensure!(said.contains("copying"), "The copy did not last: {said}");
         let off_again = WorkFigures::measure(guest, seconds)?;
