@@ -31,9 +31,9 @@ impl WorkFigures {
     /// When the guest cannot be reached or a program of it fails.
     pub fn measure(guest: &ServerGuest<'_>, seconds: u32) -> Result<Self> {
         let script = format!(
-            "set -e; cat >/run/work.c <<'END'\n{PROGRAM}END\n\
-             cc -O2 -o /run/work /run/work.c; /run/work {WRITTEN_MIB} {seconds}; begin=$(date +%s.%N); \
-             for i in $(seq {COMPILED}); do cc -O2 -o /run/again /run/work.c; done; \
+            "set -e; cat >/var/tmp/work.c <<'END'\n{PROGRAM}END\n\
+             cc -O2 -o /var/tmp/work /var/tmp/work.c; /var/tmp/work {WRITTEN_MIB} {seconds}; begin=$(date +%s.%N); \
+             for i in $(seq {COMPILED}); do cc -O2 -o /var/tmp/again /var/tmp/work.c; done; \
              echo $(date +%s.%N) $begin | awk '{{ print ($1 - $2) / {COMPILED} }}'"
         );
         let text = guest.ssh(&script)?.success()?;
@@ -77,8 +77,10 @@ impl TrackingFigures {
     /// When a program fails, or the copy ended while it was measured.
     pub fn measure(guest: &mut ServerGuest<'_>, to: &str, seconds: u32) -> Result<Self> {
         let off = WorkFigures::measure(guest, seconds)?;
+        eprintln!("before it is copied: {:?}", guest.clock_report()?);
         guest.vm().copy_slowly(to)?;
         let on = WorkFigures::measure(guest, seconds)?;
+        eprintln!("while it is copied: {:?}", guest.clock_report()?);
         let said = guest.vm().give_up_copy(to)?;
         ensure!(said.contains("copying"), "The copy did not last: {said}");
         let off_again = WorkFigures::measure(guest, seconds)?;

@@ -66,6 +66,8 @@ pub struct ClockReport {
     pub watched: Duration,
     /// The longest time between two looks: how long the guest stood still, or was kept from its processor.
     pub largest_gap: Duration,
+    /// When that one ended, since it began to watch.
+    pub largest_gap_at: Duration,
     /// How far `CLOCK_REALTIME` went from `CLOCK_MONOTONIC` in that time: none, unless somebody sets the clock.
     pub drift: Duration,
 }
@@ -91,10 +93,12 @@ impl ClockReport {
             looks.is_sorted_by_key(|look| look.0),
             "CLOCK_MONOTONIC went backwards between two lines"
         );
-        let gap = looks.iter().map(|look| look.2).max().unwrap_or(0);
+        let largest = looks.iter().max_by_key(|look| look.2);
+        let (at, gap) = largest.map_or((*m0, 0), |look| (look.0, look.2));
         Ok(Self {
             watched: nanoseconds(m1 - m0),
             largest_gap: nanoseconds(gap),
+            largest_gap_at: nanoseconds(at - *m0),
             drift: nanoseconds(((r1 - r0) - (m1 - m0)).abs()),
         })
     }
@@ -129,6 +133,7 @@ mod tests {
         let report = ClockReport::read("100 1000 0 5\n600 1510 0 90\n").unwrap();
         assert_eq!(report.watched, Duration::from_nanos(500));
         assert_eq!(report.largest_gap, Duration::from_nanos(90));
+        assert_eq!(report.largest_gap_at, Duration::from_nanos(500));
         assert_eq!(report.drift, Duration::from_nanos(10));
         for wrong in ["", "100 1000 1 5\n", "100 1000 0 5\n99 1000 0 5\n", "1 2\n"] {
             assert!(ClockReport::read(wrong).is_err(), "{wrong:?}");

@@ -149,6 +149,8 @@ fn through(
         narrator.step(format!("under load: {done}"));
         let said = step(guest, number)?;
         narrator.step(format!("{number} of {times}: {said}"));
+        guest.wait_address()?;
+        narrator.step(format!("{:?}", guest.clock_report()?));
         if number % 3 == 0 {
             remembers(guest, &mut held, narrator)?;
         }
