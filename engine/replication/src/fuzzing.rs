@@ -165,13 +165,17 @@ impl Passive {
                         Ok::<_, ()>(())
                     });
                 }
-                PassiveAction::CopyDisk(changes) => changes.for_each(within_the_disk),
+                PassiveAction::CopyDisk(changes) => {
+                    changes.for_each(|change| within_the_disk(&change));
+                }
                 PassiveAction::Compare(probe) => {
                     let length = probe.digests.len() as u64 * BLOCK_BYTES;
                     assert!(probe.offset + length <= DISK_BYTES.next_multiple_of(BLOCK_BYTES));
                 }
                 PassiveAction::Complete(mut checkpoint) => {
-                    checkpoint.changes.iter().for_each(within_the_disk);
+                    for change in &checkpoint.changes {
+                        within_the_disk(&change);
+                    }
                     assert!(checkpoint.pages.len() as u64 <= PAGES);
                     self.session.accept(&mut checkpoint, &mut self.out);
                     for (index, content) in checkpoint.pages.iter() {
@@ -186,7 +190,7 @@ impl Passive {
 }
 
 /// What is given out can be applied.
-fn within_the_disk(change: DiskChange<&[u8]>) {
+fn within_the_disk(change: &DiskChange<&[u8]>) {
     let end = change.offset.checked_add(change.length());
     assert!(end.is_some_and(|end| end <= DISK_BYTES) && change.disk.index() == 0);
 }
