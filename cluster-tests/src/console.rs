@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::observer::Observer;
+use crate::observer::{ObservedText, Observer};
 
 /// No guest's console says more in a test.
 const LARGEST: usize = 64 << 20;
@@ -52,6 +52,12 @@ pub(crate) fn tail(text: &str) -> String {
         .get(lines.len().saturating_sub(25)..)
         .unwrap_or_default()
         .join("\n")
+}
+
+impl ConsoleText for ObservedText {
+    fn bytes(&self) -> Vec<u8> {
+        ObservedText::bytes(self)
+    }
 }
 
 impl ConsoleText for Observer {

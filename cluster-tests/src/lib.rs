@@ -21,6 +21,7 @@ pub mod namespaces;
 pub mod observer;
 pub mod package;
 pub mod protected;
+pub mod protected_server;
 pub mod rootfs;
 pub mod server_guest;
 pub mod server_vmm;

@@ -50,6 +50,17 @@ pub struct Silent {
     latest: Option<Latest>,
 }
 
+/// What an observer has seen so far, and will see.
+#[derive(Debug, Clone)]
+pub struct ObservedText(Arc<Shared>);
+
+impl ObservedText {
+    /// The spliced stream; see [`Splice::bytes`].
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.splice().bytes().to_vec()
+    }
+}
+
 /// A listening witness. Dropping it closes the listener and all connections.
 #[derive(Debug)]
 pub struct Observer {
@@ -107,6 +118,11 @@ impl Observer {
     /// Asks anything of what was seen until now. The thread waits meanwhile, so be brief.
     pub fn with<T>(&self, ask: impl FnOnce(&Splice) -> T) -> T {
         ask(&self.shared.splice())
+    }
+
+    /// The spliced stream for somebody who does not own the observer.
+    pub fn text(&self) -> ObservedText {
+        ObservedText(Arc::clone(&self.shared))
     }
 
     /// The spliced stream; see [`Splice::bytes`].

@@ -17,9 +17,18 @@ use crate::observer::Observer;
 /// The replicated disk on each node.
 const DISK: &str = "/srv/kemari/disk";
 
-/// The guest of a protected VM; the files are those of the machine that runs the test.
+/// The guest of a protected VM.
 #[derive(Debug, Clone)]
-pub struct Guest {
+pub enum Guest {
+    /// It starts from files.
+    Files(GuestFiles),
+    /// The sections of its description but `[console]` and `[replication]`; what they name is on the nodes already.
+    Described(String),
+}
+
+/// What a guest starts from; the files are those of the machine that runs the test.
+#[derive(Debug, Clone)]
+pub struct GuestFiles {
     /// bzImage or PVH ELF.
     pub kernel: PathBuf,
     /// Initial RAM disk.
@@ -98,9 +107,11 @@ impl<'a> ProtectedVm<'a> {
         };
         let description = vm.description(sink);
         for node in bed.nodes() {
-            vm.put(node, &vm.options.guest.kernel, "/srv/kemari/kernel")?;
-            if let Some(initrd) = &vm.options.guest.initrd {
-                vm.put(node, initrd, "/srv/kemari/initrd")?;
+            if let Guest::Files(files) = &vm.options.guest {
+                vm.put(node, &files.kernel, "/srv/kemari/kernel")?;
+                if let Some(initrd) = &files.initrd {
+                    vm.put(node, initrd, "/srv/kemari/initrd")?;
+                }
             }
             if let Some(mib) = vm.options.disk_mib {
                 vm.run(node, &format!("truncate -s {mib}M {DISK}"))?;
@@ -118,14 +129,6 @@ impl<'a> ProtectedVm<'a> {
     }
 
     fn description(&self, sink: &str) -> String {
-        let guest = &self.options.guest;
-        let initrd = guest
-            .initrd
-            .as_ref()
-            .map_or("", |_| "initrd = \"/srv/kemari/initrd\"\n");
-        let disk = self.options.disk_mib.map_or_else(String::new, |_| {
-            format!("[[disk]]\nid = \"data\"\npath = \"{DISK}\"\n\n")
-        });
         let addresses: String = self
             .bed
             .nodes()
@@ -133,10 +136,29 @@ impl<'a> ProtectedVm<'a> {
             .filter_map(|node| Some(format!("{node} = {:?}\n", self.bed.address(node).ok()?)))
             .collect();
         format!(
-            "[vm]\nname = \"vm\"\nmemory_mib = {}\n\n[boot]\nkernel = \"/srv/kemari/kernel\"\n\
-             {initrd}cmdline = {:?}\n\n{disk}[console]\noutput = {sink:?}\n\n[replication]\n{}\n\
+            "{}[console]\noutput = {sink:?}\n\n[replication]\n{}\n\
              [replication.addresses]\n{addresses}",
-            guest.memory_mib, guest.cmdline, self.options.replication,
+            self.guest_sections(),
+            self.options.replication,
+        )
+    }
+
+    fn guest_sections(&self) -> String {
+        let files = match &self.options.guest {
+            Guest::Files(files) => files,
+            Guest::Described(sections) => return sections.clone(),
+        };
+        let initrd = files
+            .initrd
+            .as_ref()
+            .map_or("", |_| "initrd = \"/srv/kemari/initrd\"\n");
+        let disk = self.options.disk_mib.map_or_else(String::new, |_| {
+            format!("[[disk]]\nid = \"data\"\npath = \"{DISK}\"\n\n")
+        });
+        format!(
+            "[vm]\nname = \"vm\"\nmemory_mib = {}\n\n[boot]\nkernel = \"/srv/kemari/kernel\"\n\
+             {initrd}cmdline = {:?}\n\n{disk}",
+            files.memory_mib, files.cmdline
         )
     }
 

@@ -7,15 +7,17 @@
 mod checks;
 mod data;
 mod figures;
+mod history;
 mod load;
 pub mod scenario;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::bed::{Bed as _, Finished};
 use crate::clients::{Clients, Lease, Running};
@@ -27,6 +29,7 @@ use crate::server_vmm::{ServerHardware, ServerVm, ServerVmm};
 pub use checks::{ClockReport, alarming};
 pub(crate) use figures::iperf_mbit_per_s;
 pub use figures::{DiskFigures, DiskJob, PingFigures};
+pub use history::History;
 pub use load::{Done, Load};
 
 /// The guest's card and address, unless a scenario has several guests.
@@ -42,15 +45,30 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// How long one client may take.
 const CLIENT: Duration = Duration::from_secs(600);
 
-/// A server guest and its place in a bed.
+/// A server as the outside knows it: an address, a console, and the clients that talk to it.
 #[derive(Debug)]
-pub struct ServerGuest<'bed> {
+pub struct Server<'bed> {
     bed: &'bed Machines,
     clients: Clients<'bed>,
-    vm: ServerVm<'bed>,
+    address: Ipv4Addr,
     console: Box<dyn ConsoleText>,
     begun: Instant,
     _dhcp: Running,
+}
+
+/// A server whose VMM is started, saved and moved by hand. What does not concern the VMM is [`Server`]'s.
+#[derive(Debug)]
+pub struct ServerGuest<'bed> {
+    server: Server<'bed>,
+    vm: ServerVm<'bed>,
+}
+
+impl<'bed> Deref for ServerGuest<'bed> {
+    type Target = Server<'bed>;
+
+    fn deref(&self) -> &Server<'bed> {
+        &self.server
+    }
 }
 
 impl<'bed> ServerGuest<'bed> {
@@ -65,28 +83,64 @@ impl<'bed> ServerGuest<'bed> {
         guest: &DebianGuest,
         hardware: ServerHardware,
     ) -> Result<Self> {
-        let clients = Clients::of(bed.supervisor(), &guest.ssh_key())?;
-        let dhcp = clients.serve_dhcp(std::slice::from_ref(&hardware.lease))?;
+        let lease = hardware.lease.clone();
+        // Before the guest: it asks for its address while it boots.
+        let (clients, dhcp) = outside(bed, guest, &lease)?;
         let begun = Instant::now();
         let (vm, console) = ServerVm::start(bed, node, vmm, guest, hardware)?;
-        Ok(Self {
+        let server = Server {
             bed,
             clients,
-            vm,
+            address: lease.address,
             console,
             begun,
             _dhcp: dhcp,
-        })
+        };
+        Ok(Self { server, vm })
     }
 
     /// The guest's VMM: to save and restore it, to move it, to end it.
     pub fn vm(&mut self) -> &mut ServerVm<'bed> {
         &mut self.vm
     }
+}
+
+/// The clients, and a DHCP server that knows the guest.
+fn outside<'bed>(
+    bed: &'bed Machines,
+    guest: &DebianGuest,
+    lease: &Lease,
+) -> Result<(Clients<'bed>, Running)> {
+    let clients = Clients::of(bed.supervisor(), &guest.ssh_key())?;
+    let dhcp = clients.serve_dhcp(std::slice::from_ref(lease))?;
+    Ok((clients, dhcp))
+}
+
+impl<'bed> Server<'bed> {
+    /// A server that somebody else will start, a cluster manager perhaps.
+    ///
+    /// # Errors
+    /// When the DHCP server does not start.
+    pub fn of(
+        bed: &'bed Machines,
+        guest: &DebianGuest,
+        lease: &Lease,
+        console: Box<dyn ConsoleText>,
+    ) -> Result<Self> {
+        let (clients, dhcp) = outside(bed, guest, lease)?;
+        Ok(Self {
+            bed,
+            clients,
+            address: lease.address,
+            console,
+            begun: Instant::now(),
+            _dhcp: dhcp,
+        })
+    }
 
     /// The guest's address.
     pub fn address(&self) -> Ipv4Addr {
-        self.vm.hardware().lease.address
+        self.address
     }
 
     /// The programs outside.
@@ -109,15 +163,11 @@ impl<'bed> ServerGuest<'bed> {
     /// running then.
     ///
     /// # Errors
-    /// When the kernel panics or no prompt comes; the error has the console's and the VMM's last words.
+    /// When the kernel panics or no prompt comes; the error has the console's last words.
     pub fn wait_login_prompt(&self, from: usize) -> Result<Duration> {
         let words = ["login: ", "Kernel panic", "end Kernel panic"];
         let found = self.console.wait_for(&words, from, PATIENCE);
-        let vmm = || {
-            let journal = self.vm.journal().unwrap_or_default();
-            format!("{:?} on {} said:\n{journal}", self.vm.vmm(), self.vm.node())
-        };
-        found.with_context(vmm)?;
+        found?;
         let text = String::from_utf8_lossy(&self.console.bytes()).into_owned();
         ensure!(!text.contains("Kernel panic"), "{text}");
         Ok(self.begun.elapsed())

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::namespaces::Namespaces;
 use kemari_cluster_tests::observer::{Observer, monotonic_ns};
-use kemari_cluster_tests::protected::{Guest, Options, ProtectedVm, Replica};
+use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm, Replica};
 use kemari_cluster_tests::{guests, ledger, package, supervisor};
 
 /// Failovers in one run, and how many of them lose a whole node.
@@ -22,12 +22,12 @@ const NODE_LOSSES: usize = 10;
 
 fn ledger_vm() -> Options {
     Options {
-        guest: Guest {
+        guest: Guest::Files(GuestFiles {
             kernel: guests::ledger().to_owned(),
             initrd: None,
             cmdline: "pages=32 disk=256 interval=2000".to_owned(),
             memory_mib: 256,
-        },
+        }),
         disk_mib: Some(16),
         monitor_s: 2,
         replication: String::new(),

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::namespaces::Namespaces;
-use kemari_cluster_tests::protected::{Guest, Options, ProtectedVm};
+use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm};
 use kemari_cluster_tests::{guests, ledger, package, supervisor};
 
 const AGENT: &str = "/usr/lib/ocf/resource.d/kemari/vm";
 
 fn ledger_vm() -> Options {
     Options {
-        guest: Guest {
+        guest: Guest::Files(GuestFiles {
             kernel: guests::ledger().to_owned(),
             initrd: None,
             cmdline: "pages=16 interval=2000".to_owned(),
             memory_mib: 64,
-        },
+        }),
         disk_mib: None,
         monitor_s: 5,
         replication: String::new(),

@@ -45,6 +45,13 @@ enum Command {
         #[arg(long)]
         read_only: bool,
     },
+    /// Compare the disks of both replicas of a VM while the guest runs.
+    ///
+    /// On the node of the active replica. Exit status 1 if a block differs.
+    Verify {
+        /// The VM.
+        vm: VmName,
+    },
     /// Type commands to a VM's engine on this node, or run one.
     ///
     /// Without a command, reads one a line until end of file or `exit`. `quit` ends the engine.
@@ -94,6 +101,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             };
             operator::attach(&vm, Attachment { from, input }).await
         }
+        Command::Verify { vm } => operator::run_one(&vm, "verify").await,
         Command::Monitor { vm, command } if command.is_empty() => operator::converse(&vm).await,
         Command::Monitor { vm, command } => operator::run_one(&vm, &command.join(" ")).await,
     }

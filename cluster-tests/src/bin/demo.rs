@@ -16,7 +16,7 @@ use kemari_cluster_tests::linux_guest;
 use kemari_cluster_tests::machines::Machines;
 use kemari_cluster_tests::namespaces::Namespaces;
 use kemari_cluster_tests::observer::monotonic_ns;
-use kemari_cluster_tests::protected::{Guest, Options, ProtectedVm};
+use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm};
 use kemari_cluster_tests::{guests, host, ledger, package};
 
 /// Seconds of output that are shown before the power goes, and after.
@@ -120,23 +120,23 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn bare_guest() -> Guest {
-    Guest {
+    Guest::Files(GuestFiles {
         kernel: guests::ledger().to_owned(),
         initrd: None,
         cmdline: "pages=32 interval=20000".to_owned(),
         memory_mib: 256,
-    }
+    })
 }
 
 fn linux(narrator: &Narrator) -> Result<Guest> {
     narrator.step("preparing the guest: Debian's kernel and a small initial RAM disk");
     let files = linux_guest::ensure()?;
-    Ok(Guest {
+    Ok(Guest::Files(GuestFiles {
         kernel: files.kernel,
         initrd: Some(files.initramfs),
         cmdline: linux_guest::command_line(100),
         memory_mib: 160,
-    })
+    }))
 }
 
 fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -> Result<()> {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result, ensure};
 
 use super::checks::{ClockReport, alarming, has_all};
-use super::{CLIENT, ServerGuest};
+use super::{CLIENT, Server};
 
 /// Hops over all processors, looks at both clocks, and writes what it saw: `monotonic realtime backwards largest-gap`, in ns.
 const CLOCK_LOOP: &str = r"
@@ -27,7 +27,7 @@ while True:
         time.sleep(0.005)
 ";
 
-impl ServerGuest<'_> {
+impl Server<'_> {
     /// Writes these numbers into PostgreSQL, a transaction each, and gives those whose commit was acknowledged.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl ServerGuest<'_> {
         has_all("PostgreSQL", &self.until(&query)?, numbers)
     }
 
-    fn psql<S: AsRef<str>>(&self, words: &[S]) -> Vec<String> {
+    pub(super) fn psql<S: AsRef<str>>(&self, words: &[S]) -> Vec<String> {
         let address = self.address().to_string();
         ["psql", "-X", "-h", &address, "-U", "postgres"]
             .into_iter()
@@ -88,7 +88,7 @@ impl ServerGuest<'_> {
         has_all("Redis", &members, numbers)
     }
 
-    fn redis(&self, command: &str) -> Vec<String> {
+    pub(super) fn redis(&self, command: &str) -> Vec<String> {
         ["redis-cli", "-h", &self.address().to_string()]
             .into_iter()
             .chain(command.split_whitespace())
@@ -156,6 +156,6 @@ fn from_first(log: &str, lines: &[&str]) -> String {
 }
 
 /// How many lines are just this.
-fn count(text: &str, line: &str) -> usize {
+pub(super) fn count(text: &str, line: &str) -> usize {
     text.lines().filter(|said| said.trim() == line).count()
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{PATIENCE, ServerGuest};
+use super::{PATIENCE, Server};
 use crate::bed::Bed as _;
 use crate::clients::Running;
 
@@ -66,7 +66,7 @@ impl Load {
     ///
     /// # Errors
     /// When a part does not start.
-    pub fn begin(guest: &ServerGuest<'_>, peer: &str) -> Result<Self> {
+    pub fn begin(guest: &Server<'_>, peer: &str) -> Result<Self> {
         let script =
             format!("cat >/run/load.sh <<'LOAD'\n{GUEST}LOAD\nsh /run/load.sh {ECHO_PORT}");
         guest.ssh(&script)?.success().context("load in the guest")?;
@@ -106,7 +106,7 @@ impl Load {
     ///
     /// # Errors
     /// When one has, or stands still.
-    pub fn goes_on(&mut self, guest: &ServerGuest<'_>) -> Result<Done> {
+    pub fn goes_on(&mut self, guest: &Server<'_>) -> Result<Done> {
         // Until it is restored, nobody knows where it is: ssh would not wait for that.
         guest.wait_address()?;
         let begin = Instant::now();
@@ -129,7 +129,7 @@ impl Load {
     ///
     /// # Errors
     /// When one has not, has failed or stands still.
-    pub fn end(mut self, guest: &ServerGuest<'_>) -> Result<Done> {
+    pub fn end(mut self, guest: &Server<'_>) -> Result<Done> {
         let done = self.goes_on(guest)?;
         ensure!(
             done.pages > 0 && done.verified > 0 && done.compiled > 0,
@@ -146,7 +146,7 @@ impl Load {
         Ok(done)
     }
 
-    fn look(&mut self, guest: &ServerGuest<'_>) -> Result<Done> {
+    fn look(&mut self, guest: &Server<'_>) -> Result<Done> {
         let stream = format!(
             "systemctl -q is-active {STREAM_UNIT} || {{ journalctl -b -o cat -u {STREAM_UNIT} -n 20 --no-pager; exit 1; }}; \
              cat {STREAM_COUNT} 2>/dev/null || echo 0"

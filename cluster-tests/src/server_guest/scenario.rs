@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Load, ServerGuest, lease};
+use super::{Load, Server, ServerGuest, lease};
 use crate::baseline::{Effort, Figures};
 use crate::debian_guest::{self, DebianGuest};
 use crate::machines::{GuestDisk, Machines, NodeNetwork, guest_disk_path};
@@ -64,7 +64,7 @@ pub fn hardware(vcpus: u8) -> ServerHardware {
 ///
 /// # Errors
 /// When anything does not.
-pub fn serves(guest: &ServerGuest<'_>, peer: &str, narrator: &Narrator) -> Result<Duration> {
+pub fn serves(guest: &Server<'_>, peer: &str, narrator: &Narrator) -> Result<Duration> {
     let login = guest.wait_login_prompt(0)?;
     narrator.step(format!("login prompt {login:.1?} after the VMM's start"));
     guest.wait_address()?;
@@ -86,7 +86,7 @@ pub fn serves(guest: &ServerGuest<'_>, peer: &str, narrator: &Narrator) -> Resul
 ///
 /// # Errors
 /// When a number that was acknowledged is missing, or one was not acknowledged.
-pub fn remembers(guest: &ServerGuest<'_>, held: &mut Vec<u32>, narrator: &Narrator) -> Result<()> {
+pub fn remembers(guest: &Server<'_>, held: &mut Vec<u32>, narrator: &Narrator) -> Result<()> {
     let first = held.last().map_or(1, |last| last + 1);
     let numbers = first..=first + 19;
     let rows = guest.pg_write(numbers.clone())?;
@@ -108,7 +108,7 @@ pub fn remembers(guest: &ServerGuest<'_>, held: &mut Vec<u32>, narrator: &Narrat
 ///
 /// # Errors
 /// When that is not so.
-pub fn is_sound(guest: &ServerGuest<'_>, narrator: &Narrator) -> Result<()> {
+pub fn is_sound(guest: &Server<'_>, narrator: &Narrator) -> Result<()> {
     guest.fio_verify(4)?;
     narrator.step("fio verified 4 MiB of random blocks");
     narrator.step(format!("{:?}", guest.clock_report()?));
