@@ -45,6 +45,14 @@ fn compare(vcpus: u8) -> Result<()> {
     Ok(())
 }
 
+/// A protected server loses its host once: a first look, some ten minutes.
+#[test]
+#[ignore = "takes long: make campaign-guest"]
+fn one_host_lost() {
+    let _turn = supervisor::turn().unwrap();
+    kemari_cluster_tests::protected_server::survives(1).unwrap();
+}
+
 /// A protected server loses its host ten times.
 #[test]
 #[ignore = "takes long: make campaign-guest"]

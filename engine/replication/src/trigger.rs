@@ -11,6 +11,9 @@
 //! | auto | after the gather window | `interval_min`, or nine times the last pause: the guest runs nine tenths of the time |
 //! | throughput | never: it waits for the longest epoch | `interval_min` |
 //!
+//! Whatever the policy and the longest epoch, the guest then runs at least as long as it stood still:
+//! where a pause is longer than the longest epoch it would otherwise hardly run at all.
+//!
 //! A pure function of what it is given. All times are on one monotonic clock of the caller.
 
 use std::time::Duration;
@@ -121,14 +124,16 @@ impl TriggerConfig {
 
     /// How far the next checkpoint must be from the last one.
     fn distance(&self, input: &TriggerInput) -> Duration {
-        match self.policy {
-            Policy::Latency | Policy::Throughput => self.interval_min,
+        // From the start of one to the start of the next: the pause is part of it.
+        let half = input.last_pause.saturating_mul(2);
+        let fair = match self.policy {
+            Policy::Latency | Policy::Throughput => half,
             Policy::Auto => {
-                // From the start of one to the start of the next: the pause is part of it.
-                let fair = input.last_pause.saturating_mul(RUN_PER_PAUSE + 1);
-                self.interval_min.max(fair.min(self.epoch_max))
+                let most = input.last_pause.saturating_mul(RUN_PER_PAUSE + 1);
+                most.min(self.epoch_max).max(half)
             }
-        }
+        };
+        self.interval_min.max(fair)
     }
 
     /// When one is due, the minimum interval aside, and why.
@@ -232,15 +237,27 @@ mod tests {
             Decision::Wait(MS * 105)
         );
         assert_eq!(config.decide(&input(MS * 3, 110)), Decision::Wait(MS * 130));
-        // A pause that is long beyond measure does not stop checkpoints.
         assert_eq!(
-            config.decide(&input(MS * 90, 110)),
+            config.decide(&input(MS * 20, 110)),
             Decision::Wait(MS * 150)
         );
         assert_eq!(
             CONFIG.decide(&input(MS * 3, 110)),
             Decision::Now(Reason::Output)
         );
+    }
+
+    #[test]
+    fn a_pause_longer_than_the_longest_epoch_leaves_the_guest_half_of_its_time() {
+        for policy in [Policy::Latency, Policy::Auto, Policy::Throughput] {
+            let config = TriggerConfig { policy, ..CONFIG };
+            let input = TriggerInput {
+                output_since: Some(MS * 101),
+                last_pause: MS * 90,
+                ..quiet(190)
+            };
+            assert_eq!(config.decide(&input), Decision::Wait(MS * 280));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! At a cut nothing is in flight, so a part of a disk that is read after it and was not written
 //! until its digests are sent is as it was at that cut, and at every cut since. The passive side
 //! reads its own when it has applied the last epoch sent. A part that was written is tried again at
-//! the next cut.
+//! the next cut, in halves and alone, so that what the guest writes all the time is caught in the end.
 
 use std::collections::VecDeque;
 
@@ -18,6 +18,8 @@ use super::pair::LinkState;
 use super::{Answer, Conductor, Refusal};
 use crate::clock;
 
+/// Parts that are read after one cut: 16 MiB.
+const PARTS_PER_CUT: usize = 8;
 /// Differences that are told one by one.
 const TOLD_MAX: usize = 8;
 
@@ -27,8 +29,8 @@ pub struct Verify {
     reply: oneshot::Sender<Answer>,
     /// What is still to be read, the next part last.
     rest: Vec<(DiskNumber, BlockRange)>,
-    /// It is being read.
-    reading: bool,
+    /// What is being read since the last cut that found nothing being read, in this order.
+    reading: VecDeque<(DiskNumber, BlockRange)>,
     /// The other side was asked about these, in this order.
     asked: VecDeque<(DiskNumber, BlockRange)>,
     blocks: u64,
@@ -58,7 +60,7 @@ impl Verify {
         Self {
             reply,
             rest,
-            reading: false,
+            reading: VecDeque::new(),
             asked: VecDeque::new(),
             blocks,
             compared: 0,
@@ -94,6 +96,21 @@ impl Verify {
     }
 }
 
+/// A part in two, or one that is a single block.
+fn halves((disk, range): (DiskNumber, BlockRange)) -> Vec<(DiskNumber, BlockRange)> {
+    let count = range.count / 2;
+    let first = BlockRange { count, ..range };
+    let second = BlockRange {
+        first: range.first + count,
+        count: range.count - count,
+    };
+    [first, second]
+        .into_iter()
+        .filter(|half| half.count > 0)
+        .map(|half| (disk, half))
+        .collect()
+}
+
 impl Conductor {
     pub(super) fn verify(&mut self, reply: oneshot::Sender<Answer>) {
         let refused = if !self.is_paired() {
@@ -119,16 +136,26 @@ impl Conductor {
         let (LinkState::Up(pair), Some(verify)) = (&self.link, &mut self.verify) else {
             return;
         };
-        if verify.reading {
+        if !verify.reading.is_empty() {
             return;
         }
-        let Some((disk, range)) = verify.rest.last().copied() else {
+        let Some((disk, first)) = verify.rest.last().copied() else {
             return;
         };
-        let bytes = range.first * BLOCK_BYTES..(range.first + range.count) * BLOCK_BYTES;
+        let mut bytes = first.first * BLOCK_BYTES..first.first * BLOCK_BYTES;
+        while verify.reading.len() < PARTS_PER_CUT
+            && let Some((_, range)) = verify.rest.pop_if(|(number, _)| *number == disk)
+        {
+            let alone = range.count < PROBE_BLOCKS_MAX;
+            let end = (range.first + range.count) * BLOCK_BYTES;
+            bytes = bytes.start.min(range.first * BLOCK_BYTES)..bytes.end.max(end);
+            verify.reading.push_back((disk, range));
+            self.disk_jobs.probe(pair.id, disk, range);
+            if alone {
+                break;
+            }
+        }
         self.attachments.storage().log().watch(disk, bytes);
-        self.disk_jobs.probe(pair.id, disk, range);
-        verify.reading = true;
     }
 
     /// A part was read.
@@ -136,11 +163,13 @@ impl Conductor {
         let (LinkState::Up(pair), Some(verify)) = (&mut self.link, &mut self.verify) else {
             return;
         };
-        verify.reading = false;
-        if self.attachments.storage().log().was_touched() {
+        let Some(part) = verify.reading.pop_front() else {
             return;
+        };
+        if self.attachments.storage().log().was_touched() {
+            return verify.rest.extend(halves(part).into_iter().rev());
         }
-        verify.asked.extend(verify.rest.pop());
+        verify.asked.push_back(part);
         let mut frames = pair.link.buffer();
         pair.link.session.disk_probe(&mut frames, probe);
         pair.link.send(frames);
@@ -165,7 +194,7 @@ impl Conductor {
         }
         let percent = verify.compared * 100 / verify.blocks.max(1);
         self.detail = format!("paired; comparing disks: {percent} %");
-        if verify.rest.is_empty() && verify.asked.is_empty() {
+        if verify.rest.is_empty() && verify.reading.is_empty() && verify.asked.is_empty() {
             self.verify_done();
         }
     }
