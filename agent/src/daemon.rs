@@ -9,7 +9,8 @@ use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use anyhow::Context;
-use kemari_api::{NodeName, place};
+use kemari_api::replica::ReplicaStatus;
+use kemari_api::{NodeName, VmName, place};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -82,6 +83,7 @@ async fn serve() -> anyhow::Result<()> {
         multicast,
         durable,
         members: BTreeSet::new(),
+        told: BTreeMap::new(),
         answers: BTreeMap::new(),
         last_request: 0,
         status_text: String::new(),
@@ -206,6 +208,8 @@ struct Daemon {
     multicast: std_mpsc::Sender<Vec<u8>>,
     durable: std_mpsc::Sender<Durable>,
     members: BTreeSet<NodeName>,
+    /// What the log says of each engine here.
+    told: BTreeMap<VmName, ReplicaStatus>,
     answers: BTreeMap<RequestId, oneshot::Sender<Result<(), String>>>,
     last_request: u64,
     status_text: String,
@@ -293,17 +297,28 @@ impl Daemon {
         self.handle(Event::Quorum { quorate, members });
     }
 
+    /// A line for each change, and none for how far a copy is.
+    fn tell_of(&mut self, status: &ReplicaStatus) {
+        let now = status.without_progress();
+        if self.told.get(&status.vm) == Some(&now) {
+            return;
+        }
+        info!(
+            vm = %status.vm, role = %status.role, licence = %status.licence,
+            in_sync = status.in_sync, generation = %status.generation, epoch = %status.epoch,
+            disks = %status.disks, peer = status.peer, "Replica changed"
+        );
+        self.told.insert(status.vm.clone(), now);
+    }
+
     fn hear_engine(&mut self, input: engines::Input) {
         match input {
             engines::Input::Status(status) => {
-                info!(
-                    vm = %status.vm, role = %status.role, licence = %status.licence,
-                    in_sync = status.in_sync, generation = %status.generation,
-                    epoch = %status.epoch, peer = status.peer, "Replica changed"
-                );
+                self.tell_of(&status);
                 self.handle(Event::LocalReplica(status));
             }
             engines::Input::Gone(vm) => {
+                self.told.remove(&vm);
                 warn!(%vm, t_mono_us = mono_us(), "Engine process gone, telling the other agents");
                 self.handle(Event::LocalEngineGone(vm));
             }

@@ -301,6 +301,8 @@ impl Conductor {
             self.generation = received.generation;
             self.disks = received.state.shown();
         }
+        // Nobody shall see less than this.
+        self.publish();
     }
 
     /// Works until the replica ends.

@@ -49,6 +49,19 @@ pub struct ReplicaStatus {
     pub detail: String,
 }
 
+impl ReplicaStatus {
+    /// The same without what changes while something goes on: the epoch, and the sentence that says
+    /// how far it is.
+    #[must_use]
+    pub fn without_progress(&self) -> Self {
+        Self {
+            epoch: Epoch::default(),
+            detail: String::new(),
+            ..self.clone()
+        }
+    }
+}
+
 /// What the replicated disks of a VM on one node are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
 #[serde(rename_all = "kebab-case")]

@@ -30,6 +30,8 @@ const REST_PAGES: usize = 2048;
 const ROUNDS_MAX: u32 = 8;
 /// The copy of disks ends when no more than this is left to be copied, in bytes.
 const DISK_REST_BYTES: u64 = 4 * 1024 * 1024;
+/// The status tells what was copied in steps of this, in bytes.
+const SHOWN_STEP: u64 = 64 * 1024 * 1024;
 /// Parts of disks that may be being read.
 const DISK_JOBS_MAX: usize = 4;
 
@@ -196,10 +198,12 @@ impl Conductor {
             }
         }
         let progress = disks.resync.progress();
+        // In steps: every change of the status is news to all agents.
+        let copied = progress.copied * BLOCK_BYTES / SHOWN_STEP * SHOWN_STEP;
         let percent = progress.compared * 100 / progress.blocks.max(1);
         self.detail = format!(
             "making the disks of the other replica equal: {percent} % compared, {} MiB copied",
-            progress.copied * BLOCK_BYTES / (1024 * 1024)
+            copied / (1024 * 1024)
         );
     }
 
