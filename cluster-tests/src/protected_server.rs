@@ -44,6 +44,7 @@ pub fn survives(losses: u32) -> Result<()> {
         server.wait_login_prompt(0)?;
         server.wait_address()?;
         server.http_get()?;
+        server.wait_ssh()?;
         server.clock_monotonic()?;
         narrator.step("the server serves");
         for loss in 1..=losses {
