@@ -48,6 +48,15 @@ impl Agent {
         self.last_arrival
     }
 
+    /// The one that starts when its host has died and boots again. What was on its way to the one before
+    /// comes before what is sent to it.
+    pub fn reborn(&self) -> Self {
+        Self {
+            last_arrival: self.last_arrival,
+            ..Self::default()
+        }
+    }
+
     fn peer_runs(&self) -> bool {
         matches!(self.peer, Some(Word(Some((Role::Active, _)))))
     }

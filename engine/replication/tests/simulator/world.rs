@@ -208,6 +208,7 @@ impl World {
         let lives = self.hosts[host].lives;
         self.hosts[host] = Host {
             lives,
+            agent: self.hosts[host].agent.reborn(),
             ..Host::default()
         };
         self.env.network.up[host] = false;
