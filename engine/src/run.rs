@@ -81,7 +81,9 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
             if !arguments.force {
                 check_last_right(&config.vm.name)?;
             }
-            Start::Boot
+            Start::Boot {
+                force: arguments.force,
+            }
         }
     };
     let purpose = arguments
@@ -96,8 +98,8 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
 enum Start {
     /// Without a guest, waiting for one at this address.
     Incoming(ReplicationAddress),
-    /// From nothing.
-    Boot,
+    /// From nothing; by force also from disks that are only a copy of another node's.
+    Boot { force: bool },
     /// From a snapshot; by force also from one that the guest has left behind.
     Restore { snapshot: PathBuf, force: bool },
 }
@@ -240,7 +242,7 @@ async fn supervise(
     let vm = config.vm.name.clone();
     let listener = match &start {
         Start::Incoming(address) => Some(bind(address)?),
-        Start::Boot | Start::Restore { .. } => None,
+        Start::Boot { .. } | Start::Restore { .. } => None,
     };
     let licence = LicenceFile::of(&vm)
         .open(plan.owner())
@@ -275,7 +277,8 @@ async fn supervise(
         record: licence,
     })
     .map_err(|error| creation(&error))?;
-    conductor.remember(record, disk_record);
+    let forced = matches!(start, Start::Boot { force: true });
+    conductor.remember(record, disk_record.filter(|_| !forced));
     if let Some(listener) = listener {
         let endpoint = Endpoint::start(listener, conductor.receiving(), inputs)
             .map_err(|error| Failure::new(FailureKind::Other, &error))?;
@@ -294,7 +297,8 @@ async fn supervise(
     let typist = Typist::start(conductor.console_input())
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
     let consoles = Consoles::new(Arc::clone(conductor.outputs().history()), typist);
-    let request = first_request(&start, snapshot, &conductor, record)?;
+    let received = disk_record.map_or_else(Generation::default, |record| record.generation);
+    let request = first_request(&start, snapshot, &conductor, record, received)?;
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("conductor".into())
@@ -333,11 +337,12 @@ fn first_request(
     opened: Option<File>,
     conductor: &Conductor,
     record: Option<Record>,
+    received: Generation,
 ) -> Result<Option<Request>, Failure> {
-    let known = record.map_or_else(Generation::default, |record| record.generation);
+    let known = record.map_or(received, |record| record.generation.max(received));
     match start {
         Start::Incoming(_) => Ok(None),
-        Start::Boot => Ok(Some(Request::Promote {
+        Start::Boot { .. } => Ok(Some(Request::Promote {
             how: Promotion::ColdStart,
             generation: known.next(),
         })),
@@ -369,7 +374,7 @@ fn first_request(
 /// The snapshot to start from, opened while the engine may still open it.
 fn open_snapshot(start: &Start) -> Result<Option<File>, Failure> {
     match start {
-        Start::Incoming(_) | Start::Boot => Ok(None),
+        Start::Incoming(_) | Start::Boot { .. } => Ok(None),
         Start::Restore { snapshot, .. } => File::open(snapshot)
             .map(Some)
             .map_err(|error| no_snapshot(snapshot, &error)),

@@ -259,3 +259,20 @@ fn disks_are_compared_while_the_guest_writes_them() {
     site.see_more(200);
     site.judge();
 }
+
+#[test]
+fn a_person_can_boot_from_a_copy_by_force() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::new();
+    let (mut a, mut b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    is_a_copy(&b);
+    b.kill();
+    a.kill();
+    let b = b.boot_by_force();
+    let status = b.wait("the boot", |status| status.role == Role::Active);
+    assert_eq!((status.disks, status.generation.get()), (DiskState::Own, 2));
+}

@@ -163,6 +163,24 @@ impl ReplicaProcess {
         Self::spawn(&vm, address, directory, command)
     }
 
+    /// Boots the guest by hand where an engine was killed: `kemari-engine run --force`.
+    pub fn boot_by_force(mut self) -> Self {
+        let mut forced = Command::new(env!("CARGO_BIN_EXE_kemari-engine"));
+        let mut arguments = self.command.get_args();
+        forced.arg("run");
+        // What follows --incoming ADDRESS stays.
+        forced.args(arguments.by_ref().skip(3)).arg("--force");
+        forced.envs(
+            self.command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        forced.stdin(Stdio::null()).stderr(Stdio::null());
+        let directory = std::mem::take(&mut self.directory);
+        let (vm, address) = (self.vm.clone(), self.address.clone());
+        Self::spawn(&vm, address, directory, forced)
+    }
+
     fn spawn(vm: &str, address: String, directory: PathBuf, mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let name = vm;
