@@ -63,18 +63,6 @@ static volatile uint8_t status;
 static volatile uint16_t *doorbell;
 static uint32_t written[DISK_SECTORS_MAX];
 
-static inline void outl(uint16_t port, uint32_t value)
-{
-    __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-static inline uint32_t inl(uint16_t port)
-{
-    uint32_t value;
-    __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port) : "memory");
-    return value;
-}
-
 static uint32_t config(uint32_t slot, uint32_t offset)
 {
     outl(CONFIG_ADDRESS, 1u << 31 | slot << 11 | (offset & 0xfc));

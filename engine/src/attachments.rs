@@ -235,9 +235,8 @@ fn disks(sections: &[DiskSection]) -> Result<(Vec<Platter>, Storage), AttachErro
         .collect();
     let descriptors = |id: String| move |source| AttachError::Descriptors { id, source };
     let storage = Storage::new(contents).map_err(descriptors("disk".to_owned()))?;
-    let numbers = (0..).map_while(DiskNumber::new);
     let mut platters = Vec::new();
-    for ((section, disk), number) in sections.iter().zip(opened).zip(numbers) {
+    for ((section, disk), number) in sections.iter().zip(opened).zip(DiskNumber::all()) {
         let id = section.id.to_string();
         let backend: Box<dyn DiskBackend> = if section.is_replicated() {
             Box::new(storage.tap(number, disk).map_err(descriptors(id.clone()))?)

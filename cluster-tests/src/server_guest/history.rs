@@ -15,6 +15,8 @@ use crate::clients::Running;
 
 /// Between two writes of a client.
 const PACE: &str = "0.4";
+/// Between two looks at the clients' logs: nobody tells when a line was written.
+const LOOK: Duration = Duration::from_millis(100);
 /// What a client's log ends with when its connection held.
 const ENDED: &str = "ended with 0";
 
@@ -93,7 +95,7 @@ impl History {
         let begin = Instant::now();
         while self.postgres.acknowledged().min(self.redis.acknowledged()) < writes {
             ensure!(begin.elapsed() < PATIENCE, "{self}, {writes} were expected");
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(LOOK);
         }
         Ok(())
     }
@@ -107,7 +109,7 @@ impl History {
         let begin = Instant::now();
         while !(self.postgres.has_ended() && self.redis.has_ended()) {
             ensure!(begin.elapsed() < PATIENCE, "The clients wait: {self}");
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(LOOK);
         }
         for (name, writer, writes) in [
             ("psql", &self.postgres, self.numbers.clone().count() - 1),

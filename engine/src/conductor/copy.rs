@@ -6,9 +6,10 @@
 //! since.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
-use kemari_replication::storage::{BLOCK_BYTES, Resync, Step};
+use kemari_replication::storage::{BLOCK_BYTES, DiskNumber, Resync, Step};
 use kemari_replication::wire::Differing;
 use kemari_vmm::PageIndex;
 
@@ -243,8 +244,7 @@ impl Conductor {
             DiskEvent::Probe(probe) => session.disk_probe(&mut frames, &probe),
             DiskEvent::Content(blocks) => session.disk_copy(&mut frames, blocks.into_iter()),
             DiskEvent::Failed(disk, error) => {
-                let told = format!("disk {disk} of this replica cannot be read: {error}");
-                return self.link_lost(&LinkError::Disk(told));
+                return self.link_lost(&unreadable(disk, &error));
             }
         }
         self.statistics.sent(frames.len());
@@ -407,15 +407,18 @@ impl Conductor {
             .changed(|number, blocks| disks.resync.changed(number, blocks));
         let mut frames = pair.link.buffer();
         while let Step::Copy(disk, range) = disks.resync.step() {
-            let blocks = read_blocks(storage.contents(), disk, range).map_err(|error| {
-                LinkError::Disk(format!(
-                    "disk {disk} of this replica cannot be read: {error}"
-                ))
-            })?;
+            let blocks = read_blocks(storage.contents(), disk, range)
+                .map_err(|error| unreadable(disk, &error))?;
             pair.link.session.disk_copy(&mut frames, blocks.into_iter());
         }
         self.statistics.sent(frames.len());
         pair.link.send(frames);
         Ok(())
     }
+}
+
+fn unreadable(disk: DiskNumber, error: &io::Error) -> LinkError {
+    LinkError::Disk(format!(
+        "disk {disk} of this replica cannot be read: {error}"
+    ))
 }

@@ -265,7 +265,7 @@ impl Conductor {
             return;
         }
         self.disks = DiskState::Own;
-        for (number, layout) in (0..).map_while(DiskNumber::new).zip(storage.layouts()) {
+        for (number, layout) in DiskNumber::all().zip(storage.layouts()) {
             if *layout != DiskLayout::Apart {
                 self.disk_jobs.sync(number);
             }

@@ -43,7 +43,7 @@ pub struct Verify {
 impl Verify {
     fn of(layouts: &[DiskLayout], reply: oneshot::Sender<Answer>) -> Self {
         let mut rest = Vec::new();
-        for (number, layout) in (0..).map_while(DiskNumber::new).zip(layouts) {
+        for (number, layout) in DiskNumber::all().zip(layouts) {
             let DiskLayout::Replicated { capacity_bytes } = *layout else {
                 continue;
             };

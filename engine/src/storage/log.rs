@@ -166,7 +166,7 @@ impl DiskLog {
     /// Shows the changed blocks of each disk, to be taken.
     pub fn changed(&self, mut show: impl FnMut(DiskNumber, &mut ChangedBlocks)) {
         let mut inner = self.lock();
-        for (number, changed) in (0..).map_while(DiskNumber::new).zip(&mut inner.changed) {
+        for (number, changed) in DiskNumber::all().zip(&mut inner.changed) {
             show(number, changed);
         }
     }

@@ -24,6 +24,11 @@ impl DiskNumber {
         }
     }
 
+    /// The numbers of all disks that a VM can have, in order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..).map_while(Self::new)
+    }
+
     /// Its place, from 0.
     #[must_use]
     pub fn index(self) -> usize {

@@ -81,8 +81,7 @@ impl Resync {
     /// A plan that compares these disks, by number, from their first block to the last.
     #[must_use]
     pub fn new(layouts: &[DiskLayout]) -> Self {
-        let numbers = (0..).map_while(DiskNumber::new);
-        let disks: Vec<_> = numbers
+        let disks: Vec<_> = DiskNumber::all()
             .zip(layouts)
             .filter_map(|(number, layout)| match *layout {
                 DiskLayout::Replicated { capacity_bytes } => Some(Disk {

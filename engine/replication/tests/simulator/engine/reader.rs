@@ -11,7 +11,7 @@ use crate::schedule::{Nanos, US};
 
 /// Why a link ended; what is inside is for the story.
 #[derive(Debug)]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "read by its Debug form only")]
 pub enum LinkError {
     Connect,
     Closed,
