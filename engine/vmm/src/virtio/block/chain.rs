@@ -133,11 +133,7 @@ pub(super) enum Shape {
 impl Parts {
     /// Takes a chain apart. One that breaks off (an impossible link, a loop, more descriptors than
     /// may be) has no end, and so no status.
-    pub(super) fn gather(
-        &mut self,
-        chain: impl Iterator<Item = Descriptor>,
-        memory: &Mapping,
-    ) {
+    pub(super) fn gather(&mut self, chain: impl Iterator<Item = Descriptor>, memory: &Mapping) {
         self.readable.clear();
         self.writable.clear();
         self.status = None;
