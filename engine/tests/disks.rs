@@ -81,7 +81,7 @@ impl Site {
 
     /// Makes the disk of the active replica stand still, and waits until the guest waits for it: it
     /// writes to its disk before each line, and there are epochs without one.
-    fn stop_disk<'a>(&self, standing: &'a StandingDisk, active: &ReplicaProcess) -> Frozen<'a> {
+    fn stop_disk(&self, standing: &StandingDisk, active: &ReplicaProcess) -> Frozen {
         let frozen = standing.freeze();
         loop {
             let seen = self.observer.bytes().len();

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A file system that can be made to stand still: while it is frozen, whoever writes to it waits in
 //! the kernel. What an engine writes to a disk there is in flight for as long as a test likes.
+//!
+//! Whoever waits so cannot even be killed. So a process of its own thaws the file system when the
+//! test ends, however that happens.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -17,7 +21,10 @@ pub struct StandingDisk {
 }
 
 /// Nobody gets a write through while this is there.
-pub struct Frozen<'a>(&'a StandingDisk);
+pub struct Frozen {
+    /// Thaws when its input ends.
+    thaw: Child,
+}
 
 impl StandingDisk {
     /// Mounts one; none, with a word, where this machine does not let us.
@@ -47,15 +54,25 @@ impl StandingDisk {
     }
 
     /// From now on writes wait.
-    pub fn freeze(&self) -> Frozen<'_> {
+    pub fn freeze(&self) -> Frozen {
+        let thaw = Command::new("sh")
+            .args(["-c", "read _; fsfreeze -u \"$0\""])
+            .arg(&self.mount)
+            .stdin(Stdio::piped())
+            // A signal to the test's group is not for it.
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let frozen = Frozen { thaw };
         assert!(run("fsfreeze", &["-f"], &[&self.mount]));
-        Frozen(self)
+        frozen
     }
 }
 
-impl Drop for Frozen<'_> {
+impl Drop for Frozen {
     fn drop(&mut self) {
-        run("fsfreeze", &["-u"], &[&self.0.mount]);
+        drop(self.thaw.stdin.take());
+        let _ = self.thaw.wait();
     }
 }
 
