@@ -10,6 +10,7 @@
 //! A change is in the log before it goes to the disk. At a cut the disk has nothing in flight, so an
 //! epoch's log is all that its checkpoint's disk differs in from the one before.
 
+mod held;
 mod log;
 mod passive;
 mod tapped;
@@ -24,6 +25,7 @@ use kemari_vmm::backend::{DiskContent, RawDisk};
 use crate::conductor::Input;
 use crate::record::DiskRecordFile;
 
+pub use held::HeldDisk;
 pub use log::{DiskLog, TakenLog};
 pub use passive::{PassiveDiskError, PassiveDisks};
 pub use tapped::TappedDisk;

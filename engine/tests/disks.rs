@@ -8,6 +8,7 @@
 
 #[allow(dead_code, reason = "each test file uses its part")]
 mod replica_process;
+mod shared_device;
 mod standing_disk;
 
 use std::fs::{self, File};
@@ -23,6 +24,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use replica_process::{Description, PATIENCE, ReplicaProcess, kvm_or_skip, outside};
+use shared_device::SharedDevice;
 use standing_disk::{Frozen, StandingDisk};
 
 /// Enough for several probes and an odd end.
@@ -77,6 +79,17 @@ impl Site {
     fn put_disk_on(&self, node: &str, standing: &StandingDisk) {
         let path = self.directory.path().join(node);
         symlink(standing.path().join(node), path).unwrap();
+    }
+
+    /// Both nodes will see one disk.
+    fn share_disk(&self, shared: &SharedDevice) {
+        for (host, node) in ["a", "b"].into_iter().enumerate() {
+            symlink(shared.of_host(host), self.directory.path().join(node)).unwrap();
+        }
+    }
+
+    fn replica_with_shared_disk(&self, node: &str) -> ReplicaProcess {
+        self.replica(node, "storage = \"shared\"\ndirect = true\n")
     }
 
     /// Makes the disk of the active replica stand still, and waits until the guest waits for it: it
@@ -226,7 +239,7 @@ fn a_guest_is_not_booted_from_a_copy_by_mistake() {
 }
 
 #[test]
-fn a_shared_disk_is_refused_by_name() {
+fn a_shared_file_is_refused_by_name() {
     if !kvm_or_skip() {
         return;
     }
@@ -234,11 +247,10 @@ fn a_shared_disk_is_refused_by_name() {
     let a = site.replica("a", "storage = \"shared\"\n");
     a.promote(Promotion::ColdStart, 1).unwrap();
     let refused = a.monitor("migrate -d kemari:tcp:127.0.0.1:1").unwrap_err();
-    assert!(
-        refused.to_string().contains("\"root\" is shared"),
-        "{refused}"
-    );
-    assert_eq!(a.status().disks, DiskState::None);
+    let refused = refused.to_string();
+    assert!(refused.contains("\"root\" is shared"), "{refused}");
+    assert!(refused.contains("it is a file"), "{refused}");
+    assert_eq!(a.status().disks, DiskState::Shared);
 }
 
 #[test]
@@ -356,6 +368,67 @@ fn a_disk_that_stood_still_goes_on_and_stays_equal() {
     a.demote().unwrap();
     assert_eq!(first_difference(&site.disk("a"), &site.disk("b")), None);
     b.promote(Promotion::TakeOver, 2).unwrap();
+    site.see_more(300);
+    site.judge();
+}
+
+#[test]
+fn a_shared_disk_is_continued_by_the_passive_replica() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let Some(shared) = SharedDevice::make_or_skip(DISK_BYTES) else {
+        return;
+    };
+    let site = Site::new();
+    site.share_disk(&shared);
+    let mut active = site.replica_with_shared_disk("a");
+    active.promote(Promotion::ColdStart, 1).unwrap();
+    site.see_more(1_000);
+    for round in 0..6 {
+        let node = if round % 2 == 0 { "b" } else { "a" };
+        let passive = site.replica_with_shared_disk(node);
+        active.protect(&passive);
+        assert_eq!(passive.status().disks, DiskState::Shared);
+        site.see_more(1_000);
+        // When it is gone, nothing of it is on its way to the disk.
+        active.kill();
+        passive.wait("the loss noticed", |status| status.detail.contains("lost"));
+        passive.promote(Promotion::TakeOver, round + 2).unwrap();
+        site.see_more(500);
+        active = passive;
+    }
+    site.judge();
+}
+
+#[test]
+fn a_shared_disk_is_handed_over_and_a_stop_waits_for_nothing() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let Some(shared) = SharedDevice::make_or_skip(DISK_BYTES) else {
+        return;
+    };
+    let site = Site::new();
+    site.share_disk(&shared);
+    let (a, b) = (
+        site.replica_with_shared_disk("a"),
+        site.replica_with_shared_disk("b"),
+    );
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    let mut pair = [&a, &b];
+    for generation in 2..6 {
+        let [active, passive] = pair;
+        site.see_more(300);
+        active.protect(passive);
+        site.see_more(300);
+        active.monitor("stop").unwrap();
+        active.monitor("cont").unwrap();
+        site.see_more(300);
+        active.demote().unwrap();
+        passive.promote(Promotion::TakeOver, generation).unwrap();
+        pair = [passive, active];
+    }
     site.see_more(300);
     site.judge();
 }

@@ -195,7 +195,7 @@ impl Vm {
     fn older_disks(&self, cluster: &Cluster, local: &ReplicaStatus) -> Option<Verdict> {
         let (vm, here) = (&self.name, &cluster.node);
         match local.disks {
-            DiskState::None => return None,
+            DiskState::None | DiskState::Shared => return None,
             DiskState::Copy | DiskState::Incomplete => {
                 return Some(wait_short(format!(
                     "The disks of VM {vm} on node {here} are {} of those of the node where it ran \
