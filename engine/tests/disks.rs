@@ -384,18 +384,18 @@ fn a_shared_disk_is_continued_by_the_passive_replica() {
     site.share_disk(&shared);
     let mut active = site.replica_with_shared_disk("a");
     active.promote(Promotion::ColdStart, 1).unwrap();
-    site.see_more(1_000);
+    site.see_more(300);
     for round in 0..6 {
         let node = if round % 2 == 0 { "b" } else { "a" };
         let passive = site.replica_with_shared_disk(node);
         active.protect(&passive);
         assert_eq!(passive.status().disks, DiskState::Shared);
-        site.see_more(1_000);
+        site.see_more(300);
         // When it is gone, nothing of it is on its way to the disk.
         active.kill();
         passive.wait("the loss noticed", |status| status.detail.contains("lost"));
         passive.promote(Promotion::TakeOver, round + 2).unwrap();
-        site.see_more(500);
+        site.see_more(200);
         active = passive;
     }
     site.judge();
@@ -419,16 +419,16 @@ fn a_shared_disk_is_handed_over_and_a_stop_waits_for_nothing() {
     let mut pair = [&a, &b];
     for generation in 2..6 {
         let [active, passive] = pair;
-        site.see_more(300);
+        site.see_more(150);
         active.protect(passive);
-        site.see_more(300);
+        site.see_more(150);
         active.monitor("stop").unwrap();
         active.monitor("cont").unwrap();
-        site.see_more(300);
+        site.see_more(150);
         active.demote().unwrap();
         passive.promote(Promotion::TakeOver, generation).unwrap();
         pair = [passive, active];
     }
-    site.see_more(300);
+    site.see_more(150);
     site.judge();
 }

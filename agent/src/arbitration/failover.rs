@@ -35,6 +35,14 @@ impl Vm {
             .is_some_and(|local| local.disks == DiskState::Shared)
     }
 
+    /// The node whose active engine ended, where that node must be fenced first and is there.
+    pub(super) fn ended_unfenced(&self, cluster: &Cluster) -> Option<NodeName> {
+        let local = self.local.as_ref().filter(|_| self.needs_fencing())?;
+        let peer = local.peer.parse::<NodeName>().ok()?;
+        let ended = self.ended.get(&peer) == Some(&(local.generation, Role::Active));
+        (ended && cluster.members.contains(&peer)).then_some(peer)
+    }
+
     /// The replica this passive one follows can certainly not run on, or its node is out of the
     /// membership, in which case the majority decides.
     pub(super) fn active_is_lost(&self, cluster: &Cluster) -> bool {

@@ -236,6 +236,14 @@ impl Vm {
         if self.newer_elsewhere(cluster, generation).is_some() {
             return Verdict::Refuse(self.outdated(cluster, generation));
         }
+        if let Some(node) = self.ended_unfenced(cluster) {
+            return wait(format!(
+                "The engine of VM {} on node {node} ended while it wrote to a disk that both nodes \
+                 see, and what the kernel there was given may still get to it: fence node {node} \
+                 (on-fail=fence does that by itself)",
+                self.name
+            ));
+        }
         Verdict::Claim {
             purpose: Purpose::TakeOver,
             generation: generation.next(),
