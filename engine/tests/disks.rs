@@ -402,7 +402,7 @@ fn a_shared_disk_is_continued_by_the_passive_replica() {
 }
 
 #[test]
-fn a_shared_disk_is_handed_over_and_a_stop_waits_for_nothing() {
+fn a_shared_disk_is_handed_over_and_a_stop_does_not_wait_for_commits() {
     if !kvm_or_skip() {
         return;
     }

@@ -133,9 +133,9 @@ impl Conductor {
         }
     }
 
-    /// Stops the guest for good, with nothing in flight. A change of a shared disk that waits for its
-    /// commit cannot be waited for: it goes with the last checkpoint.
-    fn stand_still(&mut self) -> Result<(), kemari_vmm::PauseError> {
+    /// Stops the guest with nothing in flight. Changes of shared disks that wait for a commit cannot
+    /// be waited for: the next checkpoint names them, if it is the last one, too.
+    pub(super) fn stand_still(&mut self) -> Result<(), kemari_vmm::PauseError> {
         let solo = matches!(self.licence(), Licence::Solo { .. });
         if self.attachments.writes_shared_disks() && !solo {
             self.machine.freeze()

@@ -109,8 +109,7 @@ impl Conductor {
 
     fn stop(&mut self) -> Answer {
         self.needs_active("only an active guest can be stopped")?;
-        self.machine
-            .freeze()
+        self.stand_still()
             .map_err(|error| Refusal::failed(&error))?;
         self.running = false;
         Ok(())
