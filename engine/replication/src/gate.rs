@@ -131,3 +131,34 @@ impl OutputGate {
         self.tap.hand_out_again();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kemari_api::Generation;
+
+    use super::*;
+    use crate::event_tap::TapConfig;
+
+    #[test]
+    fn what_is_kept_elsewhere_leaves_with_its_commit_or_under_a_solo_licence() {
+        let mut gate = OutputGate::new(EventTap::new(&TapConfig::default()));
+        let generation = Generation::new(1);
+        gate.handle(LicenceEvent::SoloGranted { generation })
+            .unwrap();
+        assert_eq!(gate.ask_to_leave(), None);
+        gate.handle(LicenceEvent::Hold).unwrap();
+        gate.handle(LicenceEvent::PairedRecorded).unwrap();
+        let epoch = Epoch::new(1);
+        let waiting = |first| Some(Waiting { epoch, first });
+        assert_eq!(gate.ask_to_leave(), waiting(true));
+        assert_eq!(gate.ask_to_leave(), waiting(false));
+        assert!(gate.tap().has_pending() && !gate.may_leave(epoch));
+        gate.close_epoch(Carry::Epoch);
+        gate.handle(LicenceEvent::CommitSent).unwrap();
+        assert!(!gate.may_leave(epoch));
+        gate.committed(epoch).unwrap();
+        assert!(gate.may_leave(epoch) && !gate.may_leave(epoch.next()));
+        gate.handle(LicenceEvent::SessionLost).unwrap();
+        assert!(!gate.may_leave(epoch), "a replica that is cut off");
+    }
+}
