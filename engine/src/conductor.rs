@@ -175,6 +175,8 @@ impl Conductor {
         let passive_disks = storage.passive(disk_jobs.clone(), disk_record);
         let disks = if storage.is_replicated() {
             DiskState::Own
+        } else if attachments.writes_shared_disks() {
+            DiskState::Shared
         } else {
             DiskState::None
         };
@@ -300,7 +302,7 @@ impl Conductor {
     pub fn remember(&mut self, licence: Option<Record>, disks: Option<DiskRecord>) {
         let ran = licence.map_or_else(Generation::default, |record| record.generation);
         self.generation = ran;
-        if let Some(received) = disks.filter(|_| self.disks != DiskState::None)
+        if let Some(received) = disks.filter(|_| self.attachments.storage().is_replicated())
             && received.generation >= ran
         {
             self.generation = received.generation;

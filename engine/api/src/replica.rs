@@ -75,6 +75,8 @@ pub enum DiskState {
     Copy,
     /// Partly overwritten by a copy that has not ended: nothing to boot from.
     Incomplete,
+    /// The guest writes to a disk that both nodes see: no take-over before the other node is fenced.
+    Shared,
 }
 
 impl std::fmt::Display for DiskState {
@@ -84,6 +86,7 @@ impl std::fmt::Display for DiskState {
             Self::Own => "own",
             Self::Copy => "copy",
             Self::Incomplete => "incomplete",
+            Self::Shared => "shared",
         })
     }
 }

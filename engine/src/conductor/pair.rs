@@ -353,10 +353,12 @@ impl Conductor {
 
     /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
     pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
+        let requests = self.disk_requests_at_cut();
         let cut = match self.capture.cut(
             &mut self.machine,
             &self.outputs,
             self.attachments.storage().log(),
+            requests,
             carry,
         ) {
             Ok(cut) => cut,
