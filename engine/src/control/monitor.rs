@@ -64,7 +64,11 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
                 "info status | info migrate | info balloon",
             ));
         }
-        ["migrate", address] if address.starts_with("tcp:") => {
+        ["migrate", address]
+            if ["tcp:", "tls:", "unix:"]
+                .iter()
+                .any(|transport| address.starts_with(transport)) =>
+        {
             let begun = clock::now();
             let address = parse(&format!("kemari:{address}"))?;
             conductor.ask(Request::Migrate(address)).await?;
