@@ -62,13 +62,43 @@ struct Door {
     /// For the identity that a refused caller is told.
     config: PassiveConfig,
     inside: SyncSender<Guest>,
-    strangers: Arc<Mutex<VecDeque<Stranger>>>,
+    strangers: Arc<Mutex<Strangers>>,
+}
+
+/// Those who have not yet proved anything, the oldest first.
+#[derive(Default)]
+struct Strangers {
+    waiting: VecDeque<Stranger>,
+    /// That there are too many was said, and there were some all the time since.
+    crowded: bool,
 }
 
 /// Somebody who has not yet proved anything.
 struct Stranger {
     number: u64,
     hangup: Hangup,
+}
+
+impl Strangers {
+    fn add(&mut self, stranger: Stranger) {
+        if self.waiting.len() >= STRANGERS_MAX
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            if !std::mem::replace(&mut self.crowded, true) {
+                tracing::warn!(
+                    "More than {STRANGERS_MAX} callers of the replication port have said nothing \
+                     yet: hanging up on the oldest. Who else reaches this port?"
+                );
+            }
+            oldest.hangup.shut();
+        }
+        self.waiting.push_back(stranger);
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.waiting.retain(|stranger| stranger.number != number);
+        self.crowded &= !self.waiting.is_empty();
+    }
 }
 
 impl Door {
@@ -87,19 +117,7 @@ impl Door {
 
     fn let_wait(&self, number: u64, caller: Caller) -> io::Result<()> {
         let hangup = caller.hangup()?;
-        {
-            let mut strangers = self.strangers();
-            if strangers.len() >= STRANGERS_MAX
-                && let Some(oldest) = strangers.pop_front()
-            {
-                tracing::warn!(
-                    "More than {STRANGERS_MAX} callers of the replication port have said nothing \
-                     yet: hanging up on the oldest. Who else reaches this port?"
-                );
-                oldest.hangup.shut();
-            }
-            strangers.push_back(Stranger { number, hangup });
-        }
+        self.strangers().add(Stranger { number, hangup });
         let door = self.clone();
         let started = thread::Builder::new()
             .name("door-caller".into())
@@ -113,15 +131,14 @@ impl Door {
         started.map(drop)
     }
 
-    fn strangers(&self) -> MutexGuard<'_, VecDeque<Stranger>> {
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
         self.strangers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, number: u64) {
-        self.strangers()
-            .retain(|stranger| stranger.number != number);
+        self.strangers().remove(number);
     }
 
     fn receive(&self, number: u64, caller: Caller) {
