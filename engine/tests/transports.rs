@@ -285,7 +285,7 @@ fn callers_that_say_nothing_or_nonsense_keep_nobody_waiting() {
         };
         let (active, passive) = (engine("a", TCP, lines), engine("b", incoming, lines));
         let place = passive.address.rsplit_once(':').unwrap().1.parse().unwrap();
-        let strangers: Vec<_> = (0..40)
+        let strangers: Vec<_> = (0..60)
             .map(|number: u8| {
                 let mut stranger = TcpStream::connect(("127.0.0.1", place)).unwrap();
                 if number % 4 == 0 {

@@ -149,7 +149,9 @@ impl Door {
             Ok(greeted) => greeted,
             // Whether a port answers is often tried.
             Err(LinkError::Closed) => {
-                return tracing::debug!(caller = %name, "a replication connection was closed unused");
+                return tracing::debug!(
+                    caller = %name, "replication connection ended: closed before a greeting"
+                );
             }
             Err(error) => {
                 return tracing::warn!(caller = %name, "refused a replication connection: {error}");
