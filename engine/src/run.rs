@@ -26,7 +26,7 @@ use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{Consoles, ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
 use crate::link::passive::{Endpoint, Held, receive_recorded};
-use crate::link::security::Security;
+use crate::link::security::{Security, failure_kind};
 use crate::machine_config::{BootDisk, MachineConfigError, machine_config, nothing_to_boot};
 use crate::outputs::{self, Origin, Sink, Typist};
 use crate::record::{DiskRecordFile, Kind, LicenceFile, Record};
@@ -244,13 +244,8 @@ fn listen_address(
 
 /// The files of TLS cannot be used.
 fn no_tls(error: &TlsFileError) -> Failure {
-    let kind = if error.is_missing_key() {
-        FailureKind::NotInstalled
-    } else {
-        FailureKind::Permission
-    };
     Failure::told(
-        kind,
+        failure_kind(error),
         format!("The replication link cannot be secured: {error}"),
     )
 }

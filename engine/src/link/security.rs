@@ -8,10 +8,27 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kemari_api::cluster_key;
+use kemari_api::cluster_key::{self, ClusterKeyError};
 use kemari_api::config::ReplicationSection;
 use kemari_api::config::{AbsolutePath, HostPort, LinkTransport, ReplicationAddress};
 use kemari_transport::{Tls, TlsFileError, TlsFiles};
+
+use crate::exit::FailureKind;
+
+/// How an engine ends that cannot secure its link.
+pub fn failure_kind(error: &TlsFileError) -> FailureKind {
+    match error {
+        TlsFileError::Key(ClusterKeyError::Missing { .. }) | TlsFileError::Unreadable { .. } => {
+            FailureKind::NotInstalled
+        }
+        TlsFileError::Key(
+            ClusterKeyError::Open { .. }
+            | ClusterKeyError::Owner { .. }
+            | ClusterKeyError::Unreadable { .. },
+        ) => FailureKind::Permission,
+        _ => FailureKind::Configuration,
+    }
+}
 
 /// What a description and this node's files say of the link's security.
 #[derive(Debug, Clone)]
