@@ -138,6 +138,7 @@ impl Attempt {
         let mut reader =
             FrameReader::new(connection.clone(), patience.answer).map_err(LinkError::Io)?;
         let (link, mut receiver) = self.greet(connection, &mut reader, config)?;
+        tracing::debug!(address = %self.address, peer = %link.node, "welcomed");
         self.tell(LinkEvent::Up(Box::new(link)));
         let mut committed = false;
         loop {

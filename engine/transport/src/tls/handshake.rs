@@ -36,6 +36,7 @@ pub(super) fn run(
         }
         if let Err(error) = step(&mut session, &socket, deadline) {
             return Err(match error {
+                Failure::Io(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Failure::Io(error) => broken(error),
                 Failure::Tls(error) => {
                     say_why(&mut session, &socket);
