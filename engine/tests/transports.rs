@@ -288,7 +288,7 @@ fn callers_that_say_nothing_or_nonsense_keep_nobody_waiting() {
         let strangers: Vec<_> = (0..60)
             .map(|number: u8| {
                 let mut stranger = TcpStream::connect(("127.0.0.1", place)).unwrap();
-                if number % 4 == 0 {
+                if number.is_multiple_of(4) {
                     stranger.write_all(&[number; 200]).unwrap();
                 }
                 stranger

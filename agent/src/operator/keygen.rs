@@ -122,7 +122,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+        .unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(directory)?;
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}", std::process::id()));

@@ -141,8 +141,8 @@ impl Tls {
     }
 }
 
-/// Ring's algorithms, the fastest cipher first: 128 bits are enough, and AES-256 costs two fifths
-/// more.
+/// Ring's algorithms, the cheapest cipher first: 128 bits are enough, and AES-256 has fourteen
+/// rounds to its ten.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![

@@ -170,9 +170,9 @@ impl ClusterKeys {
             let secret = line
                 .strip_prefix(WORD)
                 .and_then(|rest| secret_of(rest.trim()))
-                .ok_or(wrong(
-                    "no cluster key (kemari-cluster-key-1 and 64 hexadecimal digits)",
-                ))?;
+                .ok_or_else(|| {
+                    wrong("no cluster key (kemari-cluster-key-1 and 64 hexadecimal digits)")
+                })?;
             if keys.contains(&secret) {
                 return Err(wrong("a key that was there before"));
             }
