@@ -43,7 +43,7 @@ pub struct ReplicaStatus {
     pub disks: DiskState,
     /// The node of the other replica, empty if unknown.
     pub peer: String,
-    /// Where this replica accepts a replication connection, `kemari:tcp:ADDR:PORT`, or empty.
+    /// Where this replica accepts a replication connection, such as `kemari:tls:HOST:PORT`, or empty.
     pub listen: String,
     /// Why it is in this state, one sentence for people.
     pub detail: String,
@@ -137,7 +137,7 @@ pub trait Replica {
     /// replica is waiting (for a checkpoint). A no-op on a replica that is not active.
     fn demote(&self) -> zbus::Result<()>;
 
-    /// Starts replication to the peer at `kemari:tcp:HOST:PORT` in the background. A no-op when
+    /// Starts replication to the peer at an address such as `kemari:tls:HOST:PORT` in the background. A no-op when
     /// already replicating or connecting to this address.
     fn protect(&self, address: &str) -> zbus::Result<()>;
 

@@ -289,6 +289,12 @@ impl Conductor {
                     .into(),
             ));
         }
+        if let Err(why) = self.security.check(&address) {
+            if self.link.address().is_none() {
+                self.not_replicating(&why);
+            }
+            return Err(Refusal::Failed(why));
+        }
         match self.link.address() {
             Some(current) if *current == address => {
                 if matches!(self.link, LinkState::Retry { .. }) {
