@@ -149,7 +149,9 @@ async fn first_contact(
 fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
     match request {
         bus::Input::Status(answer) => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
-        bus::Input::Promote { answer, cancel, .. } => {
+        bus::Input::Votes { answer, .. } => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
+        bus::Input::Promote { answer, cancel, .. }
+        | bus::Input::ForceActive { answer, cancel, .. } => {
             let _ = cancel.send(0);
             let _ = answer.send(Err(NO_COROSYNC.to_owned()));
         }
@@ -346,11 +348,15 @@ impl Daemon {
             }
             bus::Input::Promote { vm, answer, cancel } => {
                 info!(%vm, t_mono_us = mono_us(), "Pacemaker asks for promotion");
-                self.last_request += 1;
-                let request = RequestId(self.last_request);
-                let _ = cancel.send(self.last_request);
-                self.answers.insert(request, answer);
+                let request = self.new_request(answer, cancel);
                 self.handle(Event::PromoteRequested { vm, request });
+            }
+            bus::Input::ForceActive { vm, answer, cancel } => {
+                let request = self.new_request(answer, cancel);
+                self.handle(Event::ForceRequested { vm, request });
+            }
+            bus::Input::Votes { vm, answer } => {
+                let _ = answer.send(Ok(self.arbiter.votes(&vm)));
             }
             bus::Input::Cancel(number) => self.handle(Event::Cancelled(RequestId(number))),
             bus::Input::PassiveGone { vm, node } => {
@@ -359,6 +365,18 @@ impl Daemon {
             }
             bus::Input::Serving(on_bus) => self.on_bus = on_bus,
         }
+    }
+
+    fn new_request(
+        &mut self,
+        answer: oneshot::Sender<Result<(), String>>,
+        cancel: oneshot::Sender<u64>,
+    ) -> RequestId {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        let _ = cancel.send(self.last_request);
+        self.answers.insert(request, answer);
+        request
     }
 
     fn handle(&mut self, event: Event) {
@@ -468,6 +486,9 @@ fn tell_grounds(vm: &kemari_api::VmName, generation: kemari_api::Generation, gro
     match grounds {
         Grounds::Majority(votes) => {
             info!(%vm, %generation, votes, t_mono_us, "Claim recorded by majority");
+        }
+        Grounds::Person(votes) => {
+            warn!(%vm, %generation, votes, t_mono_us, "Claim recorded because a person forces it");
         }
         Grounds::Pacemaker => {
             info!(%vm, %generation, t_mono_us, "Claim recorded on Pacemaker's word");

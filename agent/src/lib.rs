@@ -8,6 +8,7 @@
 
 pub mod arbitration;
 pub mod bus;
+pub mod command;
 pub mod corosync;
 pub mod daemon;
 pub mod engines;

@@ -14,6 +14,7 @@ use kemari_api::replica::Promotion;
 use kemari_api::{Generation, Licence, NodeName, Role};
 
 use super::cluster::Cluster;
+use super::force::unknown_to_force;
 use super::message::{Message, Purpose, Record};
 use super::request::Order;
 use super::vm::Vm;
@@ -49,6 +50,11 @@ impl Vm {
         assert!(!alone || cluster.too_few_for_majority());
         let (after, consent) = match purpose {
             Purpose::ColdStart => self.turn_before(cluster),
+            Purpose::Forced => {
+                let (_, parties) = self.turn_before(cluster);
+                let consent = self.consent_to_force(cluster, parties);
+                (self.newest_generation(), consent)
+            }
             Purpose::TakeOver | Purpose::Solo => Default::default(),
         };
         let record = Record {
@@ -146,6 +152,7 @@ impl Vm {
             known.generation > claim.generation
                 || (known.generation == claim.generation && known.holder != claim.holder)
                 || surprises(known, claim)
+                || unknown_to_force(known, claim)
         });
         if let Some(known) = known {
             return Some((known.generation, known.holder.clone()));
@@ -175,7 +182,7 @@ impl Vm {
             .as_ref()
             .map(|own| own.record.generation)
             .filter(|own| *own != claim.generation);
-        let cold = claim.purpose == Purpose::ColdStart;
+        let cold = matches!(claim.purpose, Purpose::ColdStart | Purpose::Forced);
         let used = self.local.as_ref().filter(|local| {
             local.role == Role::Active || cold && local.role == Role::Passive && local.in_sync
         });
@@ -280,6 +287,7 @@ impl Vm {
                 self.local.as_ref().is_some_and(|local| waiting(local.role))
                     && !self.requests.is_empty()
             }
+            Purpose::Forced => self.is_forced() && self.forced_promotion().is_some(),
             Purpose::Solo => {
                 (self.word.is_some() || self.passive_is_lost(cluster))
                     && self
@@ -294,7 +302,13 @@ impl Vm {
             return;
         };
         let (vm, generation) = (self.name.clone(), claim.record.generation);
+        let grounds = match (claim.record.purpose, grounds) {
+            (Purpose::Forced, Grounds::Majority(votes)) => Grounds::Person(votes),
+            (Purpose::Forced, _) => Grounds::Person(1),
+            (_, grounds) => grounds,
+        };
         let promotion = match claim.record.purpose {
+            Purpose::Forced => self.forced_promotion(),
             Purpose::TakeOver => Some(Promotion::TakeOver),
             Purpose::ColdStart => Some(Promotion::ColdStart),
             Purpose::Solo => None,

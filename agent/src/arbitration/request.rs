@@ -26,7 +26,7 @@ pub(super) struct Order {
 }
 
 /// What to make of a request now.
-enum Verdict {
+pub(super) enum Verdict {
     Done,
     Claim {
         purpose: Purpose,
@@ -90,7 +90,9 @@ impl Vm {
         if self.requests.is_empty() {
             return;
         }
-        self.act_alone(cluster, out);
+        if !self.is_forced() {
+            self.act_alone(cluster, out);
+        }
         if self.claim.is_some() {
             return;
         }
@@ -177,6 +179,9 @@ impl Vm {
             return wait_short(format!(
                 "VM {vm} is active on node {node}: demote it there first"
             ));
+        }
+        if self.is_forced() {
+            return self.verdict_forced(cluster, local);
         }
         match local.role {
             Role::Passive if local.in_sync => self.verdict_take_over(cluster, local.generation),
@@ -309,7 +314,7 @@ impl Vm {
 }
 
 /// Waits until the caller gives up.
-fn wait(reason: String) -> Verdict {
+pub(super) fn wait(reason: String) -> Verdict {
     Verdict::Wait {
         patience: u32::MAX,
         reason,

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod config;
 pub mod console;
 pub mod counter;
+pub mod figures;
 pub mod name;
 pub mod place;
 pub mod replica;
