@@ -13,7 +13,9 @@ use clap_mangen::Man;
 use kemari_agent::command::{KemariAgent, Kemarictl};
 
 fn main() -> anyhow::Result<()> {
-    let directory = std::env::args_os().nth(1).context("Usage: pages DIRECTORY")?;
+    let directory = std::env::args_os()
+        .nth(1)
+        .context("Usage: pages DIRECTORY")?;
     let directory = Path::new(&directory);
     let manual = directory.join("man");
     let completions = directory.join("completions");
@@ -46,7 +48,9 @@ fn page(command: clap::Command, section: &str, name: &str, into: &Path) -> anyho
     let path = into.join(format!("{name}.{section}"));
     let mut file =
         File::create(&path).with_context(|| format!("Cannot make {}", path.display()))?;
-    Man::new(command.name(name.to_owned()))
+    // The name must outlive the command; this program ends soon.
+    let shown: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    Man::new(command.name(shown))
         .title(name.to_uppercase())
         .section(section)
         .source("Kemari")

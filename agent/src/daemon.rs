@@ -21,6 +21,8 @@ use crate::arbitration::message::{Message, Record};
 use crate::arbitration::{Action, Arbiter, Event, Grounds, RequestId};
 use crate::engines::{self, Engines};
 use crate::journal::mono_us;
+use crate::metrics::counters::{Counters, Other};
+use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
 use crate::{bus, corosync};
 
@@ -33,16 +35,16 @@ enum Durable {
     Admitted,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. Metrics are served at `ADDRESS:PORT`, or nowhere if that is `none`.
 ///
 /// # Errors
 /// When something the agent cannot do without is missing on this node: its directories, its
 /// records, the possibility to make threads.
-pub async fn run() -> anyhow::Result<()> {
+pub async fn run(metrics_at: &str) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        result = serve() => result?,
+        result = serve(metrics_at) => result?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -51,7 +53,7 @@ pub async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve() -> anyhow::Result<()> {
+async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     let state_dir = place::state_dir();
     let store = Store::open(&state_dir)
         .with_context(|| format!("The agent needs {} to write to", state_dir.display()))?;
@@ -75,6 +77,11 @@ async fn serve() -> anyhow::Result<()> {
     let engines = Engines::start(node.clone(), engine_inputs)
         .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
     let (durable, from_durable) = start_records(store)?;
+    let (wanted, metrics_wanted) = unbounded_channel();
+    if let Err(error) = metrics::server::start(metrics_at, wanted, engines.clone()) {
+        let error = anyhow::Error::new(error);
+        warn!(error = format!("{error:#}"), "No metrics; all else works");
+    }
 
     let mut daemon = Daemon {
         arbiter: Arbiter::new(node.clone(), records, admitted),
@@ -89,13 +96,20 @@ async fn serve() -> anyhow::Result<()> {
         status_text: String::new(),
         on_bus,
         ready: false,
+        counters: Counters::default(),
     };
     daemon.handle(Event::Configured(configured));
     for input in earlier {
         daemon.hear_corosync(input);
     }
     daemon
-        .serve(from_corosync, from_engines, from_bus, from_durable)
+        .serve(
+            from_corosync,
+            from_engines,
+            from_bus,
+            from_durable,
+            metrics_wanted,
+        )
         .await
 }
 
@@ -217,6 +231,7 @@ struct Daemon {
     status_text: String,
     on_bus: bool,
     ready: bool,
+    counters: Counters,
 }
 
 impl Daemon {
@@ -226,6 +241,7 @@ impl Daemon {
         mut from_engines: UnboundedReceiver<engines::Input>,
         mut from_bus: UnboundedReceiver<bus::Input>,
         mut from_durable: UnboundedReceiver<Record>,
+        mut metrics_wanted: UnboundedReceiver<Wanted>,
     ) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -243,6 +259,10 @@ impl Daemon {
                 _ = tick.tick() => {
                     self.handle(Event::Tick);
                     let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                }
+                Some(Wanted(answer)) = metrics_wanted.recv() => {
+                    let _ = answer.send(self.snapshot());
+                    continue;
                 }
             }
             self.tell_systemd();
@@ -385,8 +405,29 @@ impl Daemon {
         }
     }
 
+    /// What metrics are made of, but for what the engines tell.
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            view: self.arbiter.view(),
+            nodes: self.arbiter.configured(),
+            counters: self.counters.clone(),
+            figures: BTreeMap::new(),
+        }
+    }
+
+    fn count(&mut self, action: &Action) {
+        let (arbiter, node) = (&self.arbiter, &self.node);
+        self.counters.count(action, |vm| {
+            let there = arbiter.view().replicas.iter().any(|replica| {
+                replica.present && replica.status.vm == *vm && replica.status.node != *node
+            });
+            if there { Other::Present } else { Other::Lost }
+        });
+    }
+
     fn carry_out(&mut self, action: Action) {
         tell(&action);
+        self.count(&action);
         match action {
             Action::Multicast(message) => match message.encode() {
                 Ok(bytes) => drop(self.multicast.send(bytes)),

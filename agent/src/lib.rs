@@ -13,5 +13,6 @@ pub mod corosync;
 pub mod daemon;
 pub mod engines;
 pub mod journal;
+pub mod metrics;
 pub mod operator;
 pub mod records;

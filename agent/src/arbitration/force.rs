@@ -41,8 +41,7 @@ impl Vm {
     /// this node, too, so nobody else's is touched.
     pub(super) fn settle_force(&mut self) {
         let requests = &self.requests;
-        self.forced
-            .retain(|request| requests.contains_key(request));
+        self.forced.retain(|request| requests.contains_key(request));
         if self.is_forced()
             && self
                 .claim

@@ -296,9 +296,7 @@ impl World {
         let idle = |other: &Node| {
             let engine = other.engine.as_ref();
             other.orders.is_empty()
-                && engine.is_none_or(|engine| {
-                    matches!(engine.role, Role::Waiting | Role::Outdated)
-                })
+                && engine.is_none_or(|engine| matches!(engine.role, Role::Waiting | Role::Outdated))
         };
         (0..self.nodes.len()).all(|other| other == node || idle(&self.nodes[other]))
     }

@@ -236,7 +236,10 @@ mod tests {
         let reading = statistics.reading(ms(15));
         assert_eq!((reading.lag_us, reading.checkpoints), (5_000, 1));
         assert_eq!(reading.commit.count(), 1);
-        assert_eq!((reading.link_failures, reading.last_link_failure.as_str()), (1, ""));
+        assert_eq!(
+            (reading.link_failures, reading.last_link_failure.as_str()),
+            (1, "")
+        );
     }
 
     #[test]
