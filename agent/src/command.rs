@@ -48,6 +48,10 @@ pub enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Show what `status` shows, live, on the whole terminal.
+    ///
+    /// Once a second. `q` or Ctrl-C leaves.
+    Top,
     /// List the VMs whose engines run on this node.
     List {
         /// Print JSON.

@@ -17,6 +17,8 @@ mod report;
 mod roles;
 mod status;
 mod table;
+mod terminal;
+mod top;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -61,6 +63,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             };
             status::status(vm.as_ref(), Form::of(json), need).await
         }
+        Command::Top => top::top().await,
         Command::List { json } => status::list(Form::of(json)).await,
         Command::Console {
             vm,

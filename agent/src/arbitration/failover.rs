@@ -13,7 +13,8 @@ use super::vm::Vm;
 
 impl Vm {
     pub(super) fn settle_failover(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
-        if !cluster.quorate || self.claim.is_some() || self.order.is_some() {
+        // A person's request goes before; it would drop the claim again.
+        if !cluster.quorate || self.claim.is_some() || self.order.is_some() || self.is_forced() {
             return;
         }
         let Some(generation) = self.local_could_take_over().map(|own| own.next()) else {

@@ -42,7 +42,12 @@ impl Vm {
     pub(super) fn settle_force(&mut self) {
         let requests = &self.requests;
         self.forced.retain(|request| requests.contains_key(request));
+        let runs = self
+            .local
+            .as_ref()
+            .is_some_and(|it| it.role == Role::Active);
         if self.is_forced()
+            && !runs
             && self
                 .claim
                 .as_ref()

@@ -6,7 +6,6 @@
 
 mod keyboard;
 mod screen;
-mod terminal;
 
 use std::io::{IsTerminal, Write, stdin};
 use std::time::Duration;
@@ -21,11 +20,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::terminal::RawTerminal;
 use super::{ANSWER_MAX, ask_agent, refused};
 use crate::command::{Ended, Exit};
 use keyboard::{Key, Keyboard};
 use screen::{Screen, Shown};
-use terminal::RawTerminal;
 
 /// How long a terminal that takes nothing may take for what it is being shown, at a detachment.
 const LAST_PIECE: Duration = Duration::from_secs(1);

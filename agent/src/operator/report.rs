@@ -126,12 +126,11 @@ pub(super) async fn report(file: Option<&Path>) -> anyhow::Result<()> {
 async fn contents() -> Vec<(String, Vec<u8>)> {
     let mut all = vec![("doctor".to_owned(), doctor::diagnosis().await.into_bytes())];
     match status::look(None).await {
-        Ok(overview) => {
-            all.push((
-                "status".to_owned(),
-                table::screen(&overview, Paint::Plain).into_bytes(),
-            ));
-            let json = serde_json::to_vec_pretty(&overview).unwrap_or_default();
+        Ok(looked) => {
+            let screen = table::screen(&looked.overview, Paint::Plain);
+            let text = format!("{}\n{screen}", looked.notes.join("\n"));
+            all.push(("status".to_owned(), text.into_bytes()));
+            let json = serde_json::to_vec_pretty(&looked.overview).unwrap_or_default();
             all.push(("status.json".to_owned(), json));
         }
         Err(error) => all.push(("status".to_owned(), format!("{error:#}\n").into_bytes())),

@@ -33,7 +33,11 @@ pub(super) enum Need {
 
 /// Prints the cluster, or without an agent the engines of this node.
 pub(super) async fn status(vm: Option<&VmName>, form: Form, need: Need) -> anyhow::Result<()> {
-    let now = look(vm).await?;
+    let Looked {
+        overview: now,
+        notes,
+    } = look(vm).await?;
+    tell(&notes);
     if let (Some(vm), true) = (vm, now.vms.is_empty()) {
         return Err(Ended::new(
             Exit::NotHere,
@@ -61,18 +65,26 @@ pub(super) async fn status(vm: Option<&VmName>, form: Form, need: Need) -> anyho
     Ok(())
 }
 
+/// What is known, and what kept more from being known.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub overview: Overview,
+    pub notes: Vec<String>,
+}
+
 /// All that can be known now.
-pub(super) async fn look(vm: Option<&VmName>) -> anyhow::Result<Overview> {
+pub(super) async fn look(vm: Option<&VmName>) -> anyhow::Result<Looked> {
+    let mut notes = Vec::new();
     let cluster = match ask_agent().await {
         Ok(view) => Some(view),
         Err(error) => {
-            eprintln!("kemarictl: {error:#} Showing this node's engines only.");
+            notes.push(format!("{error:#} Showing this node's engines only."));
             None
         }
     };
     let replicas = match &cluster {
         Some(view) => view.replicas.clone(),
-        None => local_replicas()
+        None => local_replicas(&mut notes)
             .await?
             .into_iter()
             .map(|status| ReplicaView {
@@ -82,7 +94,10 @@ pub(super) async fn look(vm: Option<&VmName>) -> anyhow::Result<Overview> {
             .collect(),
     };
     let figures = measure(cluster.as_ref(), &replicas, vm).await;
-    Ok(overview(cluster.as_ref(), &replicas, &figures, vm))
+    Ok(Looked {
+        overview: overview(cluster.as_ref(), &replicas, &figures, vm),
+        notes,
+    })
 }
 
 /// Two readings of every active replica on this node. Engines that cannot tell are left out.
@@ -160,7 +175,9 @@ struct ListedVm {
 
 /// Prints the names of the VMs whose engines run here.
 pub(super) async fn list(form: Form) -> anyhow::Result<()> {
-    let replicas = local_replicas().await?;
+    let mut notes = Vec::new();
+    let replicas = local_replicas(&mut notes).await?;
+    tell(&notes);
     if form == Form::Text {
         let names: String = replicas
             .iter()
@@ -182,8 +199,14 @@ pub(super) async fn list(form: Form) -> anyhow::Result<()> {
     })
 }
 
-/// Every engine of this node that answers; one that does not is named on standard error.
-pub(super) async fn local_replicas() -> anyhow::Result<Vec<ReplicaStatus>> {
+fn tell(notes: &[String]) {
+    for note in notes {
+        eprintln!("kemarictl: {note}");
+    }
+}
+
+/// Every engine of this node that answers; one that does not is named in `notes`.
+pub(super) async fn local_replicas(notes: &mut Vec<String>) -> anyhow::Result<Vec<ReplicaStatus>> {
     let directory = place::run_dir();
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -200,7 +223,7 @@ pub(super) async fn local_replicas() -> anyhow::Result<Vec<ReplicaStatus>> {
         };
         match local_replica(&vm).await {
             Ok(status) => replicas.extend(status),
-            Err(error) => eprintln!("kemarictl: {error:#}"),
+            Err(error) => notes.push(format!("{error:#}")),
         }
     }
     replicas.sort_by(|a, b| a.vm.cmp(&b.vm));

@@ -119,3 +119,21 @@ fn a_majority_records_what_was_forced() {
         vm()
     );
 }
+
+#[test]
+fn a_person_who_waits_for_agents_starts_no_endless_talk() {
+    let mut world = World::new(3);
+    world.settle(1);
+    world.promote(0);
+    world.settle(3);
+    world.kill_agent(2);
+    world.kill_node(0);
+    let forced = world.force(1);
+    // Would not end if two rules took turns.
+    world.settle(3);
+    assert_eq!(world.answers.get(&forced), None, "it waits for an agent");
+    world.start_agent(2);
+    world.settle(2);
+    assert_eq!(world.answers.get(&forced), Some(&Ok(())));
+    assert_eq!(world.role(1), SOLO);
+}

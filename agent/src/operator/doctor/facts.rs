@@ -93,7 +93,8 @@ pub(super) struct Facts {
 /// Looks everywhere.
 pub(super) async fn gather() -> Facts {
     let corosync = tokio::task::spawn_blocking(Settings::read);
-    let engines = local_replicas().await.unwrap_or_default();
+    // Who does not answer has no port of its own either; `status` says why.
+    let engines = local_replicas(&mut Vec::new()).await.unwrap_or_default();
     let stonith = output("cibadmin", &["--query"]).await.ok();
     Facts {
         root: nix::unistd::geteuid().is_root(),
