@@ -45,6 +45,15 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// How long one client may take.
 const CLIENT: Duration = Duration::from_secs(600);
 
+/// Where a client of the server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence<'name> {
+    /// Outside, at this machine's speed.
+    Outside,
+    /// In this node of the cluster.
+    Node(&'name str),
+}
+
 /// A server as the outside knows it: an address, a console, and the clients that talk to it.
 #[derive(Debug)]
 pub struct Server<'bed> {
@@ -271,6 +280,15 @@ impl<'bed> Server<'bed> {
         let finished = self.clients.ssh(self.address(), command, CLIENT)?;
         ensure!(finished.status != 255, "ssh: {}", finished.stderr);
         Ok(finished)
+    }
+
+    /// Runs a client to its end.
+    fn run_at<S: AsRef<str>>(&self, whence: Whence<'_>, command: &[S]) -> Result<Finished> {
+        let command = command.iter().map(AsRef::as_ref).collect::<Vec<_>>();
+        match whence {
+            Whence::Outside => self.clients.run(&command, CLIENT),
+            Whence::Node(node) => self.bed.exec(node, &command),
+        }
     }
 
     /// Runs a client until it succeeds: a server that is still starting refuses connections.
