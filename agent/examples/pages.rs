@@ -27,7 +27,9 @@ fn main() -> anyhow::Result<()> {
     }
     page(KemariAgent::command(), "8", "kemari-agent", &manual)?;
     let command = Kemarictl::command();
-    page(command.clone(), "1", "kemarictl", &manual)?;
+    // There is no page of `kemarictl help`.
+    let shown = command.clone().disable_help_subcommand(true);
+    page(shown, "1", "kemarictl", &manual)?;
     for subcommand in command.get_subcommands() {
         let name = format!("kemarictl-{}", subcommand.get_name());
         let shown = subcommand

@@ -99,11 +99,12 @@ pub enum Command {
         /// Where the other engine waits: kemari:tcp:HOST:PORT.
         address: Option<String>,
     },
-    /// End the protection of a VM: Pacemaker stops its passive replica and starts no other.
+    /// End the protection of a VM: Pacemaker stops its passive replica and keeps it away.
     ///
-    /// Sets clone-max of the VM's clone to 1. Pacemaker's notification after the stop is what lets the
-    /// active replica go on alone; the guest does not notice. `protect` on the node of the active
-    /// replica sets it back.
+    /// Bans the VM's resource from the node of its passive replica (crm_resource --ban), and waits. That
+    /// it was stopped is what lets the active replica go on alone; the guest does not notice. Where a
+    /// third node may hold a replica, Pacemaker starts one there. `protect` on the node of the active
+    /// replica lifts the ban.
     Unprotect {
         /// The VM.
         vm: VmName,
@@ -219,7 +220,7 @@ Exit status:
 Environment:
   KEMARI_RUN_DIR    where the engines' sockets are [/run/kemari]
   KEMARI_STATE_DIR  where the records are [/var/lib/kemari]
-  NO_COLOR          no colours, whatever its value
+  NO_COLOR          no colours, if set and not empty
   DBUS_SYSTEM_BUS_ADDRESS  another system bus
 
 Examples:
