@@ -26,6 +26,8 @@ pub(super) struct Claim {
     pub record: Record,
     /// Pacemaker's word takes the place of a majority: this agent's own record suffices.
     pub alone: bool,
+    /// For a forced start, the agents that were there: each of them must record it. Empty otherwise.
+    pub asked: BTreeSet<NodeName>,
     /// Agents that have recorded it.
     pub votes: BTreeSet<NodeName>,
     /// Agents that refused it.
@@ -68,6 +70,10 @@ impl Vm {
         self.claim = Some(Claim {
             record: record.clone(),
             alone,
+            asked: match purpose {
+                Purpose::Forced => self.asked_to_force(cluster),
+                Purpose::TakeOver | Purpose::ColdStart | Purpose::Solo => BTreeSet::new(),
+            },
             votes: BTreeSet::new(),
             refusals: BTreeSet::new(),
             instead: None,
@@ -260,7 +266,8 @@ impl Vm {
         let votes = counted(&claim.votes);
         let own =
             claim.votes.contains(&cluster.node) && self.record.as_ref() == Some(&claim.record);
-        let agreed = claim.record.consent.is_subset(&claim.votes);
+        let agreed =
+            claim.record.consent.is_subset(&claim.votes) && claim.asked.is_subset(&claim.votes);
         let nodes = cluster.configured.len();
         if own && claim.alone {
             self.won(Grounds::Pacemaker, out);
@@ -270,6 +277,7 @@ impl Vm {
             || nodes < cluster.majority() + counted(&claim.refusals)
             || claim.refusals.contains(&cluster.node)
             || !claim.record.consent.is_disjoint(&claim.refusals)
+            || !claim.asked.is_disjoint(&claim.refusals)
         {
             self.lost(out);
         }

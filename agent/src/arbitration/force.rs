@@ -145,6 +145,15 @@ impl Vm {
             .collect()
     }
 
+    /// Every agent that is there: one of them may hold a state that this one has not heard of yet.
+    pub(super) fn asked_to_force(&self, cluster: &Cluster) -> BTreeSet<NodeName> {
+        let configured = cluster.configured.iter();
+        configured
+            .filter(|node| cluster.speaks(node))
+            .cloned()
+            .collect()
+    }
+
     /// Every vote this agent knows of, its own first: what a person is told before.
     pub(super) fn votes<'a>(
         &'a self,

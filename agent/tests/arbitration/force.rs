@@ -73,8 +73,8 @@ fn a_replica_that_runs_is_not_forced_away() {
     }
 }
 
-#[test]
-fn a_promotable_replica_elsewhere_goes_before_a_person() {
+/// n1's engine has ended unnoticed and was started anew; n2 holds the state, n3's agent is away.
+fn state_on_the_other_node() -> World {
     let mut world = World::new(3);
     world.settle(1);
     world.promote(0);
@@ -84,10 +84,33 @@ fn a_promotable_replica_elsewhere_goes_before_a_person() {
     world.kill_engine(0);
     world.start_agent(0);
     world.start_engine(0);
+    world
+}
+
+fn refusal_of(world: &World, request: kemari_agent::arbitration::RequestId) -> String {
+    world.answers.get(&request).cloned().unwrap().unwrap_err()
+}
+
+#[test]
+fn a_promotable_replica_elsewhere_goes_before_a_person() {
+    let mut world = state_on_the_other_node();
+    world.settle(0);
     let forced = world.force(0);
-    world.settle(5);
-    let refusal = world.answers.get(&forced).cloned().unwrap().unwrap_err();
+    world.settle(1);
+    let refusal = refusal_of(&world, forced);
     assert!(refusal.contains("Node n2 holds a state"), "{refusal}");
+}
+
+#[test]
+fn an_agent_that_was_not_heard_yet_refuses_for_its_replica() {
+    let mut world = state_on_the_other_node();
+    // Before n2's announcement has come; n3's vote would be enough of a majority.
+    let forced = world.force(0);
+    world.start_agent(2);
+    world.settle(1);
+    let refusal = refusal_of(&world, forced);
+    assert!(refusal.contains("did not grant"), "{refusal}");
+    assert_eq!((world.role(0), world.role(1)), (WAITING, PASSIVE));
 }
 
 #[test]
