@@ -282,6 +282,11 @@ impl Conductor {
             disks: self.passive_disks.clone(),
             silence_max: self.silence_max(),
             purpose: self.waits_for,
+            hash_epochs: self
+                .config
+                .replication
+                .hash_epochs
+                .then(|| self.config.vm.name.clone()),
         }
     }
 

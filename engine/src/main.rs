@@ -21,6 +21,7 @@ mod clock;
 mod conductor;
 mod control;
 mod disk;
+mod epoch_hash;
 mod exit;
 mod link;
 mod machine_config;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kemari_replication::event_tap::{Carry, ClosedEpoch};
 use kemari_replication::page::{PAGE_BYTES, PageIndex};
-use kemari_vmm::{DirtyPages, GuestRam, Machine};
+use kemari_vmm::{DirtyPages, GuestRam, Machine, MachineState};
 
 use crate::clock;
 use crate::outputs::Outputs;
@@ -26,7 +26,7 @@ pub struct Cut {
     /// Pages written since the last cut.
     pub dirty: DirtyPages,
     /// Everything of the machine but memory.
-    pub state: Vec<u8>,
+    pub state: MachineState,
     /// What the guest changed on replicated disks since the last cut.
     pub log: TakenLog,
     /// When the guest stopped.
@@ -51,10 +51,7 @@ impl Capture {
             .pause()
             .map_err(|error| crate::exit::chain(&error))?;
         // The state first: reading it may write guest memory (kvm-state facts, §9).
-        let state = machine
-            .save()
-            .map_err(|error| crate::exit::chain(&error))?
-            .encode();
+        let state = machine.save().map_err(|error| crate::exit::chain(&error))?;
         let dirty = machine
             .harvest_dirty()
             .map_err(|error| crate::exit::chain(&error))?;
@@ -72,21 +69,28 @@ impl Capture {
         })
     }
 
-    /// Copies these pages out of guest memory.
+    /// Copies these pages out of guest memory. What lies side by side is copied in one go.
     pub fn read(
         &mut self,
         ram: &GuestRam,
         pages: impl Iterator<Item = kemari_vmm::PageIndex>,
     ) -> Result<(), kemari_vmm::PageAccessError> {
         self.indexes.clear();
-        for (number, page) in pages.enumerate() {
-            if self.pages.len() <= number {
-                self.pages.push([0; PAGE_BYTES]);
-            }
-            if let Some(buffer) = self.pages.get_mut(number) {
-                ram.read_page(page, buffer)?;
-            }
-            self.indexes.push(PageIndex(page.0));
+        self.indexes.extend(pages.map(|page| PageIndex(page.0)));
+        if self.pages.len() < self.indexes.len() {
+            self.pages.resize(self.indexes.len(), [0; PAGE_BYTES]);
+        }
+        let mut buffers = self.pages.as_mut_slice();
+        for run in self
+            .indexes
+            .chunk_by(|one, next| one.0.checked_add(1) == Some(next.0))
+        {
+            let Some(&PageIndex(first)) = run.first() else {
+                continue;
+            };
+            let (run_buffers, others) = buffers.split_at_mut(run.len());
+            ram.read_pages(kemari_vmm::PageIndex(first), run_buffers)?;
+            buffers = others;
         }
         Ok(())
     }

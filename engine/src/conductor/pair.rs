@@ -25,6 +25,7 @@ use super::copy::Copy;
 use super::finish::Finish;
 use super::{Conductor, End, Refusal};
 use crate::clock;
+use crate::epoch_hash::EpochHash;
 use crate::link::LinkError;
 use crate::link::active::{self, Link, LinkEvent, LinkId};
 use crate::record::{Kind, Record};
@@ -367,6 +368,10 @@ impl Conductor {
             }
         };
         self.verify_at_cut();
+        if self.config.replication.hash_epochs {
+            let hash = EpochHash::of(&self.machine.memory(), &cut.state.encode());
+            hash.log(&self.config.vm.name, self.generation, cut.closed.epoch);
+        }
         if !self.config.replication.synchronous {
             self.resume_guest();
         }
@@ -411,7 +416,7 @@ impl Conductor {
             tally: *session.page_tally(),
             encode: clock::now().saturating_sub(encoding_since),
         };
-        session.state(&mut frames, &cut.state);
+        session.state(&mut frames, &cut.state.encode());
         session.disk_log(&mut frames, cut.log.changes().iter());
         session.outputs(&mut frames, &cut.closed.outputs);
         session.commit(&mut frames);

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use kemari_api::replica::DiskState;
-use kemari_api::{Epoch, Generation, NodeName};
+use kemari_api::{Epoch, Generation, NodeName, VmName};
 use kemari_replication::page::{GuestPages, NoPages, PAGE_BYTES, PageContent, PageIndex};
 use kemari_replication::passive::{
     Call, Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
@@ -24,6 +24,7 @@ use kemari_vmm::{GuestRam, MachineState};
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::clock;
 use crate::conductor::Input;
+use crate::epoch_hash::EpochHash;
 use crate::record::DiskRecordState;
 use crate::sandbox;
 use crate::storage::{PassiveDiskError, PassiveDisks};
@@ -75,6 +76,8 @@ pub struct Receiving {
     pub silence_max: Duration,
     /// What callers may want.
     pub purpose: Purpose,
+    /// Hash what is held after each epoch, and log it under this name.
+    pub hash_epochs: Option<VmName>,
 }
 
 /// What a caller meets.
@@ -290,6 +293,7 @@ struct Reception<'a> {
     disks: PassiveDisks,
     silence_max: Duration,
     purpose: Purpose,
+    hash_epochs: Option<VmName>,
     session: PassiveSession,
     state: Option<MachineState>,
     stream: &'a TcpStream,
@@ -305,6 +309,7 @@ impl<'a> Reception<'a> {
             disks: receiving.disks,
             silence_max: receiving.silence_max,
             purpose: receiving.purpose,
+            hash_epochs: receiving.hash_epochs,
             session: PassiveSession::new(receiving.config, held.replica),
             state: held.state,
             stream,
@@ -429,6 +434,10 @@ impl<'a> Reception<'a> {
             self.state = None;
             self.server.tell(PassiveEvent::Copying);
             return Err(error);
+        }
+        if let Some(vm) = &self.hash_epochs {
+            let hash = EpochHash::of(&self.ram, &checkpoint.state);
+            hash.log(vm, checkpoint.generation, checkpoint.epoch);
         }
         self.server.tell(PassiveEvent::Committed(checkpoint.epoch));
         self.session.recycle(checkpoint);

@@ -62,6 +62,10 @@ pub struct ReplicationSection {
     /// How much memory holds copies of the pages sent last, in MiB, 0 to 65536; default 64. Pages
     /// that are written again and again then go as differences.
     pub delta_cache_mib: DeltaCacheMib,
+    /// Hash all memory and the machine's state at the end of each epoch, on the active replica while
+    /// the guest stands still and on the passive one when it holds the epoch, and log both; default
+    /// false. For tests and for doubts: it costs about a tenth of a second per GiB each time.
+    pub hash_epochs: bool,
     /// Replication addresses (IP address or host name) by the names Pacemaker gives the nodes;
     /// default: the node's name itself is looked up. A direct link of its own is best.
     pub addresses: BTreeMap<NodeName, HostName>,
