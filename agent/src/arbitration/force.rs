@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use kemari_api::replica::{DiskState, Promotion, ReplicaStatus};
 use kemari_api::{Generation, NodeName, Role};
 
+use super::claim::Claim;
 use super::cluster::Cluster;
 use super::message::{Purpose, Record};
 use super::request::{Verdict, wait};
@@ -37,22 +38,37 @@ impl Vm {
             .any(|request| self.requests.contains_key(request))
     }
 
-    /// Forgets requests that were answered, and a claim that a person's goes before: its holder is
-    /// this node, too, so nobody else's is touched.
-    pub(super) fn settle_force(&mut self) {
+    /// Forgets requests that were answered, gives up those whose cluster has changed under them, and
+    /// drops a claim that a person's goes before: its holder is this node, too, so nobody else's is
+    /// touched.
+    ///
+    /// A person spoke of what was to be seen then; what came or left since may be what runs the VM.
+    pub(super) fn settle_force(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
         let requests = &self.requests;
         self.forced.retain(|request| requests.contains_key(request));
+        if self.forced.is_empty() {
+            self.forced_under = None;
+            return;
+        }
+        let views = (cluster.members.clone(), cluster.agents.clone());
+        let under = self.forced_under.get_or_insert_with(|| views.clone());
+        if *under != views && self.order.is_none() {
+            self.claim = None;
+            for request in std::mem::take(&mut self.forced) {
+                self.requests.remove(&request);
+                let text = "Nodes or agents came or left meanwhile: look again, then force";
+                let result = Err(text.to_owned());
+                out.push(Action::Answer { request, result });
+            }
+            self.forced_under = None;
+            return;
+        }
         let runs = self
             .local
             .as_ref()
             .is_some_and(|it| it.role == Role::Active);
-        if self.is_forced()
-            && !runs
-            && self
-                .claim
-                .as_ref()
-                .is_some_and(|claim| claim.record.purpose != Purpose::Forced)
-        {
+        let other = |claim: &Claim| claim.record.purpose != Purpose::Forced;
+        if !runs && self.claim.as_ref().is_some_and(other) {
             self.claim = None;
         }
     }

@@ -105,6 +105,8 @@ impl Vm {
         match self.verdict(cluster) {
             Verdict::Done => self.answer_all(&Ok(()), out),
             Verdict::Refuse(reason) => self.answer_all(&Err(reason), out),
+            // A person looks again and asks again; what they said is of now.
+            Verdict::Wait { reason, .. } if self.is_forced() => self.answer_all(&Err(reason), out),
             Verdict::Wait { patience, reason } => self.answer_impatient(patience, &reason, out),
             Verdict::Claim {
                 purpose,

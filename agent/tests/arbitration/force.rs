@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A person forces a start: what that takes the place of, and what it does not.
 
+use kemari_agent::arbitration::RequestId;
 use kemari_api::{Licence, Role};
 
 use super::world::{World, name, vm};
@@ -67,7 +68,7 @@ fn a_replica_that_runs_is_not_forced_away() {
         world.settle(3);
         let forced = world.force(1);
         world.settle(5);
-        let refusal = world.answers.get(&forced).cloned().unwrap().unwrap_err();
+        let refusal = refusal_of(&world, forced);
         assert!(refusal.contains("active on node n1"), "{refusal}");
         assert_eq!(world.role(1), PASSIVE);
     }
@@ -87,8 +88,11 @@ fn state_on_the_other_node() -> World {
     world
 }
 
-fn refusal_of(world: &World, request: kemari_agent::arbitration::RequestId) -> String {
-    world.answers.get(&request).cloned().unwrap().unwrap_err()
+fn refusal_of(world: &World, request: RequestId) -> String {
+    match world.answers.get(&request) {
+        Some(Err(text)) => text.clone(),
+        other => panic!("not refused: {other:?}"),
+    }
 }
 
 #[test]
@@ -104,9 +108,8 @@ fn a_promotable_replica_elsewhere_goes_before_a_person() {
 #[test]
 fn an_agent_that_was_not_heard_yet_refuses_for_its_replica() {
     let mut world = state_on_the_other_node();
-    // Before n2's announcement has come; n3's vote would be enough of a majority.
+    // Before n2's announcement has come.
     let forced = world.force(0);
-    world.start_agent(2);
     world.settle(1);
     let refusal = refusal_of(&world, forced);
     assert!(refusal.contains("did not grant"), "{refusal}");
@@ -118,8 +121,12 @@ fn without_quorum_a_person_cannot_force_either() {
     let mut world = last_holder_lost(3);
     world.kill_node(2);
     let forced = world.force(1);
-    world.settle(5);
-    assert_eq!(world.answers.get(&forced), None, "it waits for quorum");
+    world.settle(0);
+    let refusal = refusal_of(&world, forced);
+    assert!(refusal.contains("no quorum"), "{refusal}");
+    // What was said then is not done later.
+    world.boot(2);
+    world.settle(2);
     assert_eq!(world.role(1), WAITING);
 }
 
@@ -128,9 +135,13 @@ fn a_majority_records_what_was_forced() {
     let mut world = last_holder_lost(3);
     world.kill_agent(2);
     let forced = world.force(1);
-    world.settle(5);
-    assert_eq!(world.answers.get(&forced), None, "it waits for an agent");
+    world.settle(0);
+    let refusal = refusal_of(&world, forced);
+    assert!(refusal.contains("agents of 2 of 3 nodes"), "{refusal}");
     world.start_agent(2);
+    world.settle(2);
+    assert_eq!(world.role(1), WAITING);
+    let forced = world.force(1);
     world.settle(2);
     assert_eq!(world.answers.get(&forced), Some(&Ok(())));
     let votes = world.votes(1);
@@ -144,19 +155,13 @@ fn a_majority_records_what_was_forced() {
 }
 
 #[test]
-fn a_person_who_waits_for_agents_starts_no_endless_talk() {
-    let mut world = World::new(3);
-    world.settle(1);
-    world.promote(0);
-    world.settle(3);
-    world.kill_agent(2);
-    world.kill_node(0);
+fn what_a_person_said_is_void_when_the_cluster_changes() {
+    let mut world = last_holder_lost(3);
     let forced = world.force(1);
-    // Would not end if two rules took turns.
-    world.settle(3);
-    assert_eq!(world.answers.get(&forced), None, "it waits for an agent");
-    world.start_agent(2);
+    // The request is heard first; a node returns before anybody has answered the claim.
+    world.boot(0);
     world.settle(2);
-    assert_eq!(world.answers.get(&forced), Some(&Ok(())));
-    assert_eq!(world.role(1), SOLO);
+    let refusal = refusal_of(&world, forced);
+    assert!(refusal.contains("look again"), "{refusal}");
+    assert_eq!(world.role(1), WAITING);
 }

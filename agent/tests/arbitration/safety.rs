@@ -83,7 +83,12 @@ fn take(world: &mut World, step: Step, truthful: bool) {
             hear_while_true(world, truthful);
         }
         // What a person says is true: nothing else runs or can take over. The agents may still refuse.
-        Step::Force(node) if world.nothing_runs_but(node) => {
+        // With two nodes, of which one is gone for good, it is never said on both.
+        Step::Force(node)
+            if world.nothing_runs_but(node)
+                && (!truthful || world.forced_on.is_none_or(|before| before == node)) =>
+        {
+            world.forced_on = Some(node);
             world.force(node);
             world.settle(0);
         }

@@ -70,6 +70,8 @@ pub struct World {
     /// Whether the VM has a replicated disk.
     pub disks: bool,
     pub link: bool,
+    /// The node on which a person forced the VM last.
+    pub forced_on: Option<usize>,
     /// Highest generation with which an output left, who let it out, and how far the guest was.
     released: (Generation, usize, u64),
     promoted: BTreeMap<Generation, usize>,
@@ -109,6 +111,7 @@ impl World {
             disks,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             link: true,
+            forced_on: None,
             released: (Generation::default(), usize::MAX, 0),
             promoted: BTreeMap::new(),
             answers: BTreeMap::new(),

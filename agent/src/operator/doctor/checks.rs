@@ -136,28 +136,28 @@ mod tests {
         spoiled("user", Level::Warn, |it| it.root = false);
         spoiled("kvm", Level::Fail, |it| it.kvm = Kvm::Missing);
         spoiled("kvm", Level::Fail, |it| {
-            it.kvm = Kvm::Refused("no".to_owned())
+            it.kvm = Kvm::Refused("no".to_owned());
         });
         spoiled("host name", Level::Fail, |it| {
-            it.host_name = "n1.example.com".to_owned()
+            it.host_name = "n1.example.com".to_owned();
         });
         spoiled("agent", Level::Fail, |it| {
-            it.agent.as_mut().unwrap().quorate = false
+            it.agent.as_mut().unwrap().quorate = false;
         });
         spoiled("agents", Level::Fail, |it| {
             it.agent.as_mut().unwrap().agents.truncate(1);
         });
         spoiled("corosync", Level::Fail, |it| {
-            it.corosync = Err("no".to_owned())
+            it.corosync = Err("no".to_owned());
         });
         spoiled("corosync", Level::Warn, |it| {
             it.corosync.as_mut().unwrap().token_ms = Some(9000);
         });
         spoiled("pacemaker", Level::Fail, |it| {
-            it.pacemaker = Err("no".to_owned())
+            it.pacemaker = Err("no".to_owned());
         });
         spoiled("stonith", Level::Warn, |it| {
-            it.stonith_enabled = Some(false)
+            it.stonith_enabled = Some(false);
         });
         spoiled("stonith", Level::Warn, |it| it.stonith_devices = Some(0));
         spoiled("stonith", Level::Warn, |it| it.stonith_devices = None);
@@ -168,7 +168,7 @@ mod tests {
         });
         spoiled("versions", Level::Fail, |it| it.engine = None);
         spoiled("versions", Level::Warn, |it| {
-            it.engine = Some("kemari-engine 9".to_owned())
+            it.engine = Some("kemari-engine 9".to_owned());
         });
         spoiled("description", Level::Fail, |it| {
             it.descriptions.push(DescribedVm {
@@ -177,7 +177,7 @@ mod tests {
             });
         });
         spoiled("port", Level::Fail, |it| {
-            it.descriptions.push(described("db", 4444))
+            it.descriptions.push(described("db", 4444));
         });
         spoiled("port", Level::Fail, |it| it.engines.clear());
         spoiled("port", Level::Warn, |it| it.listening.clear());
