@@ -205,7 +205,12 @@ impl Conductor {
             listen: String::new(),
             detail: String::new(),
         });
-        let handle = ConductorHandle::new(sender.clone(), status_watch, statistics.clone());
+        let handle = ConductorHandle::new(
+            sender.clone(),
+            status_watch,
+            statistics.clone(),
+            Arc::clone(&outputs),
+        );
         let replication = &config.replication;
         let trigger = TriggerConfig {
             policy: match replication.policy {

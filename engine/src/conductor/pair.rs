@@ -463,7 +463,7 @@ impl Conductor {
             .pop_front_if(|sent| sent.epoch <= epoch)
         {
             self.attachments.storage().log().committed(&sent.log);
-            self.statistics.committed(now.saturating_sub(sent.cut_at));
+            self.statistics.committed(sent.cut_at, now);
         }
         if self.config.replication.synchronous {
             // The next epoch begins when the guest goes on, or a link slower than the longest epoch
