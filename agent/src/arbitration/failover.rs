@@ -16,8 +16,11 @@ use super::vm::Vm;
 
 impl Vm {
     pub(super) fn settle_failover(&mut self, cluster: &Cluster, out: &mut Vec<Action>) {
-        if !cluster.quorate || self.claim.is_some() || self.order.is_some() || self.needs_fencing()
-        {
+        if !cluster.quorate || self.claim.is_some() || self.order.is_some() {
+            return;
+        }
+        // A person's request goes before; it would drop the claim again.
+        if self.is_forced() || self.needs_fencing() {
             return;
         }
         let Some(generation) = self.local_could_take_over().map(|own| own.next()) else {

@@ -26,7 +26,7 @@ pub(super) struct Order {
 }
 
 /// What to make of a request now.
-enum Verdict {
+pub(super) enum Verdict {
     Done,
     Claim {
         purpose: Purpose,
@@ -90,7 +90,9 @@ impl Vm {
         if self.requests.is_empty() {
             return;
         }
-        self.act_alone(cluster, out);
+        if !self.is_forced() {
+            self.act_alone(cluster, out);
+        }
         if self.claim.is_some() {
             return;
         }
@@ -103,6 +105,8 @@ impl Vm {
         match self.verdict(cluster) {
             Verdict::Done => self.answer_all(&Ok(()), out),
             Verdict::Refuse(reason) => self.answer_all(&Err(reason), out),
+            // A person looks again and asks again; what they said is of now.
+            Verdict::Wait { reason, .. } if self.is_forced() => self.answer_all(&Err(reason), out),
             Verdict::Wait { patience, reason } => self.answer_impatient(patience, &reason, out),
             Verdict::Claim {
                 purpose,
@@ -177,6 +181,9 @@ impl Vm {
             return wait_short(format!(
                 "VM {vm} is active on node {node}: demote it there first"
             ));
+        }
+        if self.is_forced() {
+            return self.verdict_forced(cluster, local);
         }
         match local.role {
             Role::Passive if local.in_sync => self.verdict_take_over(cluster, local.generation),
@@ -317,7 +324,7 @@ impl Vm {
 }
 
 /// Waits until the caller gives up.
-fn wait(reason: String) -> Verdict {
+pub(super) fn wait(reason: String) -> Verdict {
     Verdict::Wait {
         patience: u32::MAX,
         reason,

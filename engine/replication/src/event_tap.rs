@@ -360,6 +360,18 @@ impl EventTap {
         }
     }
 
+    /// How many outputs the outside has not taken.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The memory that they take, in bytes.
+    #[must_use]
+    pub const fn queued_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether the outside has taken everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -38,7 +38,11 @@ impl Conductor {
             Request::Promote {
                 how: Promotion::ColdStart,
                 generation,
-            } => self.cold_start(generation),
+            } => self.cold_start(generation, false),
+            Request::Promote {
+                how: Promotion::ForcedColdStart,
+                generation,
+            } => self.cold_start(generation, true),
             Request::Protect(address) => self.protect(address),
             Request::RunSnapshot(held, generation) => self.run_snapshot(&held, generation),
             Request::SaveSnapshot(file, after) => self.save_snapshot(file, after),
@@ -183,8 +187,8 @@ impl Conductor {
         Ok(())
     }
 
-    /// Boots the guest from nothing.
-    fn cold_start(&mut self, generation: Generation) -> Answer {
+    /// Boots the guest from nothing; by force also from disks that are a copy.
+    fn cold_start(&mut self, generation: Generation, forced: bool) -> Answer {
         if self.role != Role::Waiting {
             let needed = "only a waiting one can be started from nothing";
             return Err(Refusal::Role {
@@ -193,7 +197,9 @@ impl Conductor {
             });
         }
         self.needs_newer(generation)?;
-        self.needs_own_disks()?;
+        if !(forced && self.disks == DiskState::Copy) {
+            self.needs_own_disks()?;
+        }
         if let Some(endpoint) = &self.endpoint {
             endpoint.seize(generation, "it is active itself");
         }
@@ -229,7 +235,7 @@ impl Conductor {
         };
         Err(Refusal::Failed(format!(
             "The disks of this node are {what}: start the guest on the node where it ran last. If \
-             that is lost for good, kemari-engine run --force boots it from these disks by hand"
+             that is lost for good: kemarictl force-active here, or by hand kemari-engine run --force"
         )))
     }
 
@@ -288,6 +294,12 @@ impl Conductor {
                  protects guests with one kind only"
                     .into(),
             ));
+        }
+        if let Err(why) = self.security.check(&address) {
+            if self.link.address().is_none() {
+                self.not_replicating(&why);
+            }
+            return Err(Refusal::Failed(why));
         }
         match self.link.address() {
             Some(current) if *current == address => {

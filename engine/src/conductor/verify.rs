@@ -230,7 +230,7 @@ impl Conductor {
         }
         let told = verify.differences();
         tracing::error!(vm = %self.config.vm.name, generation = %self.generation, "{told}");
-        verify.answer(Err(Refusal::Failed(told)));
+        verify.answer(Err(Refusal::Differ(told)));
     }
 
     /// The pair has ended before all was compared.
