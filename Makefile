@@ -42,9 +42,13 @@ build: tools ## Build the programs
 	$(CARGO) build --release --workspace --bins
 
 .PHONY: package
-package: build cargo-deb ## Build the Debian package into target/debian
+package: build pages cargo-deb ## Build the Debian package into target/debian
 	rm -f $(DEB_DIRECTORY)/kemari_*.deb
 	$(CARGO) deb --package kemari-ocf --no-build --fast --output $(DEB_DIRECTORY)/
+
+.PHONY: pages
+pages: tools ## Write kemarictl's manual pages and shell completions into target/pages
+	$(CARGO) run --quiet --release --package kemari-agent --example pages -- target/pages
 
 .PHONY: lint
 lint: tools cargo-deny ## Check formatting, lints, licences and advisories

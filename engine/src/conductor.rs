@@ -180,6 +180,8 @@ impl Conductor {
         let passive_disks = storage.passive(disk_jobs.clone(), disk_record);
         let disks = if storage.is_replicated() {
             DiskState::Own
+        } else if attachments.writes_shared_disks() {
+            DiskState::Shared
         } else {
             DiskState::None
         };
@@ -203,7 +205,12 @@ impl Conductor {
             listen: String::new(),
             detail: String::new(),
         });
-        let handle = ConductorHandle::new(sender.clone(), status_watch, statistics.clone());
+        let handle = ConductorHandle::new(
+            sender.clone(),
+            status_watch,
+            statistics.clone(),
+            Arc::clone(&outputs),
+        );
         let replication = &config.replication;
         let trigger = TriggerConfig {
             policy: match replication.policy {
@@ -306,7 +313,7 @@ impl Conductor {
     pub fn remember(&mut self, licence: Option<Record>, disks: Option<DiskRecord>) {
         let ran = licence.map_or_else(Generation::default, |record| record.generation);
         self.generation = ran;
-        if let Some(received) = disks.filter(|_| self.disks != DiskState::None)
+        if let Some(received) = disks.filter(|_| self.attachments.storage().is_replicated())
             && received.generation >= ran
         {
             self.generation = received.generation;

@@ -41,6 +41,10 @@ pub(super) struct Vm {
     pub(super) word: Option<Word>,
     /// Requests to promote, and for how many ticks they have waited.
     pub(super) requests: BTreeMap<RequestId, u32>,
+    /// Those of the requests by which a person forces.
+    pub(super) forced: BTreeSet<RequestId>,
+    /// Members and agents when a person asked.
+    pub(super) forced_under: Option<(BTreeSet<NodeName>, BTreeSet<NodeName>)>,
     /// The address the local replica was last told to replicate to.
     pub(super) protecting: Option<String>,
     /// The generation the local replica was last told to be outdated by.
@@ -62,6 +66,8 @@ impl Vm {
             order: None,
             word: None,
             requests: BTreeMap::new(),
+            forced: BTreeSet::new(),
+            forced_under: None,
             protecting: None,
             outdating: None,
         }
@@ -89,6 +95,7 @@ impl Vm {
     /// Runs every rule. At most one claim and one order are under way at any time.
     pub fn settle(&mut self, cluster: &Cluster, tick: bool, out: &mut Vec<Action>) {
         self.settle_learning(cluster, out);
+        self.settle_force(cluster, out);
         self.settle_claim(cluster, out);
         self.settle_requests(cluster, out);
         self.settle_failover(cluster, out);

@@ -16,14 +16,7 @@ use kemari_api::cluster_key::{
     ClusterKeyError, ClusterKeys, ClusterSecret, DEFAULT_PATH, KEYS_MAX,
 };
 
-/// Make the key by which the replicas of this cluster know each other, or replace it.
-///
-/// Without an option, makes the first key. Copy the file to every node, mode 0600; engines read it
-/// when they start.
-///
-/// To replace a key while VMs run: --add, copy the file to every node and start all engines again
-/// one after the other (a VM goes on on its other node); then --switch, and the same; then --retire,
-/// and the same.
+/// What `kemarictl keygen` is told.
 #[derive(Debug, Args)]
 pub struct Keygen {
     /// The file.

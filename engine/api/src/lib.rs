@@ -12,6 +12,7 @@ pub mod cluster_key;
 pub mod config;
 pub mod console;
 pub mod counter;
+pub mod figures;
 pub mod name;
 pub mod place;
 pub mod replica;

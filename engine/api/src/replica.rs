@@ -12,6 +12,7 @@ use thiserror::Error;
 use zbus::zvariant::Type;
 use zbus::{Fd, OwnedFd};
 
+use crate::figures::{Comparison, ReplicaFigures};
 use crate::place;
 use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};
 
@@ -75,6 +76,8 @@ pub enum DiskState {
     Copy,
     /// Partly overwritten by a copy that has not ended: nothing to boot from.
     Incomplete,
+    /// The guest writes to a disk that both nodes see: no take-over before the other node is fenced.
+    Shared,
 }
 
 impl std::fmt::Display for DiskState {
@@ -84,6 +87,7 @@ impl std::fmt::Display for DiskState {
             Self::Own => "own",
             Self::Copy => "copy",
             Self::Incomplete => "incomplete",
+            Self::Shared => "shared",
         })
     }
 }
@@ -97,6 +101,9 @@ pub enum Promotion {
     TakeOver,
     /// Boot the guest from nothing. The replica must be waiting.
     ColdStart,
+    /// The same, also from disks that are a copy of the other replica's: a person said that what may
+    /// be newer there is lost.
+    ForcedColdStart,
 }
 
 /// What becomes of a guest after it was written to a snapshot.
@@ -161,6 +168,13 @@ pub trait Replica {
 
     /// Ends the engine process. An active replica's guest is stopped hard. Returns before the end.
     fn quit(&self) -> zbus::Result<()>;
+
+    /// What the replication costs.
+    fn figures(&self) -> zbus::Result<ReplicaFigures>;
+
+    /// Compares the disks of both replicas while the guest runs. The active one of a pair in sync only.
+    /// Returns when it is done, which may take hours; how far it is, `Changed` says.
+    fn verify(&self) -> zbus::Result<Comparison>;
 
     /// Runs one line of the monitor and returns what it prints.
     fn monitor(&self, line: &str) -> zbus::Result<String>;

@@ -354,10 +354,12 @@ impl Conductor {
 
     /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
     pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
+        let requests = self.disk_requests_at_cut();
         let cut = match self.capture.cut(
             &mut self.machine,
             &self.outputs,
             self.attachments.storage().log(),
+            requests,
             carry,
         ) {
             Ok(cut) => cut,
@@ -461,7 +463,7 @@ impl Conductor {
             .pop_front_if(|sent| sent.epoch <= epoch)
         {
             self.attachments.storage().log().committed(&sent.log);
-            self.statistics.committed(now.saturating_sub(sent.cut_at));
+            self.statistics.committed(sent.cut_at, now);
         }
         if self.config.replication.synchronous {
             // The next epoch begins when the guest goes on, or a link slower than the longest epoch
