@@ -21,7 +21,7 @@ use super::vm::Vm;
 const PATIENCE: u32 = 3;
 
 /// Pacemaker's word.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Word {
     pub node: NodeName,
     /// The engine process on that node when the word came.

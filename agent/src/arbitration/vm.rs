@@ -17,7 +17,7 @@ use super::solo::Word;
 use super::{Action, Command, RequestId};
 
 /// One VM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Vm {
     pub(super) name: VmName,
     pub(super) local: Option<ReplicaStatus>,
