@@ -4,8 +4,10 @@
 //! Time passes, nothing is delayed, systemd restarts agents, and Pacemaker does its work: it fences
 //! what is out of the membership, says so, restarts engines that ended or are outdated, promotes.
 
+use kemari_agent::arbitration::{Event, RequestId};
 use kemari_api::Role;
 
+use super::engine::Engine;
 use super::world::World;
 
 /// What besides becomes well again.
@@ -17,8 +19,16 @@ pub enum Repair {
     Everything,
 }
 
-/// Rounds of a second each. Every patience of the arbiter is shorter.
-const ROUNDS: usize = 12;
+/// Rounds of a second each; every patience of the arbiter is shorter.
+const ROUNDS: usize = 30;
+/// After so many rounds without an answer Pacemaker gives a `promote` up.
+const TIMEOUT: usize = 6;
+
+/// Whom Pacemaker told to promote.
+struct Asked {
+    node: usize,
+    rounds: usize,
+}
 
 impl World {
     /// Whether outputs leave in the end.
@@ -32,12 +42,13 @@ impl World {
             Repair::Everything => world.restore_all(),
         }
         world.seal();
-        (0..ROUNDS).any(|round| {
+        let mut asked = None;
+        (0..ROUNDS).any(|_| {
             world.settle();
             if world.flows() {
                 return true;
             }
-            world.manage(round);
+            world.manage(&mut asked);
             world.tick();
             world.rearm();
             false
@@ -95,10 +106,15 @@ impl World {
         self.settle();
     }
 
-    /// One look of Pacemaker at the cluster.
-    fn manage(&mut self, round: usize) {
+    /// One look of Pacemaker at the cluster. `asked`: whom it told to promote last.
+    fn manage(&mut self, asked: &mut Option<Asked>) {
         for node in 0..self.setup.hosts {
-            if self.nodes[node].role() == Some(Role::Outdated) {
+            let role = self.nodes[node].role();
+            // A failed `promote` is followed by a restart, as for every failed action.
+            let was_asked = asked.as_ref().is_some_and(|asked| asked.node == node);
+            let refused = was_asked && !self.nodes[node].asked;
+            if role == Some(Role::Outdated) || refused && role != Some(Role::Active) {
+                *asked = None;
                 self.kill_engine(node);
                 self.settle();
                 self.report_gone(node);
@@ -108,20 +124,24 @@ impl World {
                 self.settle();
             }
         }
-        let runs = self
-            .engines()
-            .any(|(node, engine)| engine.role == Role::Active && self.nodes[node].up);
+        let runs = self.engines().any(|(_, engine)| engine.role == Role::Active);
         if runs {
             return;
         }
-        // Promotion scores: who is in sync first. Who refuses is followed by the next.
-        let mut candidates: Vec<usize> = self.engines().map(|(node, _)| node).collect();
-        candidates.sort_by_key(|&node| {
-            let in_sync = |engine: &super::engine::Engine| engine.in_sync;
-            !self.nodes[node].engine.as_ref().is_some_and(in_sync)
-        });
-        if let Some(&node) = candidates.get(round / 4 % candidates.len().max(1)) {
+        if let Some(asked) = asked.as_mut().filter(|asked| self.nodes[asked.node].asked) {
+            asked.rounds += 1;
+            if asked.rounds == TIMEOUT {
+                let cancelled = Event::Cancelled(RequestId(0));
+                self.push(asked.node, cancelled);
+            }
+            return;
+        }
+        // The promotion score: who is in sync comes first, then who ran last.
+        let score = |engine: &Engine| (engine.in_sync, engine.generation);
+        let best = self.engines().max_by_key(|(_, engine)| score(engine));
+        if let Some((node, _)) = best {
             self.promote(node);
+            *asked = Some(Asked { node, rounds: 0 });
         }
     }
 

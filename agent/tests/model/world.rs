@@ -72,6 +72,8 @@ pub struct Node {
     starts: u32,
     /// A `promote` of Pacemaker has not been answered.
     pub asked: bool,
+    /// It was in one membership with every other since it booted.
+    has_met: bool,
     /// Its view, for the known-bad rules.
     quorate: bool,
 }
@@ -165,13 +167,20 @@ impl World {
             .collect()
     }
 
-    /// With two nodes each side of a split is quorate.
+    /// With two nodes each side of a split is quorate, if it has met the other since it booted
+    /// (Corosync's `two_node` and `wait_for_all`).
     pub fn is_quorate(&self, node: usize) -> bool {
         let configured = self.nodes.len();
-        configured == 2 || self.partition_of(node).len() > configured / 2
+        let members = self.partition_of(node).len();
+        members > configured / 2 || configured == 2 && self.nodes[node].has_met
     }
 
     pub fn tell_membership(&mut self) {
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].has_met && self.partition_of(node).len() == self.nodes.len() {
+                self.node(node).has_met = true;
+            }
+        }
         for node in 0..self.nodes.len() {
             if !self.nodes[node].is_live() {
                 continue;
