@@ -149,7 +149,9 @@ impl World {
 
     pub fn push(&mut self, node: usize, event: Event) {
         if self.nodes[node].agent.is_some() {
-            self.node(node).inbox.push_back(event);
+            let inbox = &mut self.node(node).inbox;
+            inbox.push_back(event);
+            assert!(inbox.len() < 300, "n{} is flooded: {inbox:?}", node + 1);
         }
     }
 
@@ -447,7 +449,7 @@ impl World {
     /// Everything under way happens.
     pub fn settle(&mut self) {
         self.seal();
-        for _ in 0..10_000 {
+        for _ in 0..3_000 {
             let Some(lane) = self.next_lane() else {
                 return;
             };
