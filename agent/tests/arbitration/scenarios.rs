@@ -139,6 +139,25 @@ fn an_outdated_replica_whose_engine_is_slow_claims_nothing() {
 }
 
 #[test]
+fn a_cold_start_that_nobody_consented_to_outdates_nobody() {
+    // Found by the model: both hosts are told to promote. The agents record n1's claim, then n2's
+    // of the next generation, which names n1; n1 refuses, and its guest must go on.
+    let mut world = World::new(3);
+    world.settle(1);
+    world.promote(0);
+    world.deliver(0);
+    while (0..3).any(|node| world.deliver(node)) {}
+    // n1's claim is being recorded, n2 has heard of it and names n1.
+    world.write(0);
+    while world.deliver(0) {}
+    while world.deliver(1) {}
+    world.promote(1);
+    world.settle(0);
+    world.settle(3);
+    assert_eq!((world.role(0), world.role(1)), (PAIRED, PASSIVE));
+}
+
+#[test]
 fn with_two_nodes_the_active_goes_solo_on_pacemakers_word_only() {
     let mut world = pair(2);
     world.kill_node(1);

@@ -10,6 +10,7 @@
 mod active;
 mod checker;
 mod engine;
+mod long;
 mod moves;
 mod network;
 mod outside;
@@ -17,6 +18,7 @@ mod passive;
 mod recovery;
 mod setup;
 mod shared;
+mod variants;
 mod world;
 
 use checker::Cluster;
@@ -24,31 +26,53 @@ use moves::Bounds;
 use setup::Setup;
 use world::World;
 
+/// Few moves, whenever: between any two steps.
+const RACES: Bounds = Bounds {
+    moves: 2,
+    failures: 2,
+    midst: 2,
+    delays: 1,
+};
+
+/// More moves, each when what the last one caused has happened.
+const CHAINS: Bounds = Bounds {
+    moves: 3,
+    failures: 2,
+    midst: 0,
+    delays: 1,
+};
+
+/// Explores a cluster from the moment the guest is booted, and from a pair in sync.
 fn check(title: &str, setup: Setup, bounds: Bounds) {
-    let cluster = Cluster {
-        from: vec![World::paired(setup)],
+    let report = Cluster {
+        from: vec![World::starting(setup), World::paired(setup)],
         bounds,
         only: None,
-    };
-    let report = cluster.explore(title);
+    }
+    .explore(title);
     for (name, story) in &report.broken {
         println!("NOT SO: {name}\n{story}");
     }
-    assert!(report.broken.is_empty(), "{title}: see above");
-    assert!(report.missing.is_empty(), "{title}: never seen: {:?}", report.missing);
+    let broken: Vec<_> = report.broken.iter().map(|(name, _)| name).collect();
+    assert!(broken.is_empty(), "{title}: not so: {broken:?}");
+    let missing = &report.missing;
+    assert!(missing.is_empty(), "{title}: never seen: {missing:?}");
 }
 
 #[test]
 fn two_nodes_with_fencing() {
-    check("two nodes", Setup::TWO, Bounds { moves: 3, failures: 2, midst: 1, delays: 0 });
+    check("two nodes, races", Setup::TWO, RACES);
+    check("two nodes, chains", Setup::TWO, CHAINS);
 }
 
 #[test]
 fn two_hosts_and_a_witness() {
-    check("witness", Setup::WITNESS, Bounds { moves: 3, failures: 2, midst: 1, delays: 0 });
+    check("two hosts and a witness, races", Setup::WITNESS, RACES);
+    check("two hosts and a witness, chains", Setup::WITNESS, CHAINS);
 }
 
 #[test]
 fn three_hosts() {
-    check("three", Setup::THREE, Bounds { moves: 3, failures: 2, midst: 1, delays: 0 });
+    check("three hosts, races", Setup::THREE, RACES);
+    check("three hosts, chains", Setup::THREE, CHAINS);
 }

@@ -110,6 +110,9 @@ pub struct Spent {
     pub delays: u8,
     /// The active replica was struck while there was no pair in sync: its state is lost with it.
     pub unprotected: bool,
+    /// Pacemaker said what it never says in earnest: to promote beside another, or that a replica
+    /// was gone that was not. The rules must hold all the same.
+    pub nonsense: bool,
 }
 
 impl World {
@@ -301,10 +304,21 @@ impl World {
                 self.spent.unprotected |= self.hits_the_only_state(strike);
             }
             Kind::Delay => self.spent.delays += 1,
-            Kind::Repair | Kind::Word | Kind::Free => {}
+            Kind::Word => self.spent.nonsense |= self.is_nonsense(strike),
+            Kind::Repair | Kind::Free => {}
         }
         self.apply(strike);
         self.seal();
+    }
+
+    fn is_nonsense(&self, strike: Move) -> bool {
+        match strike {
+            Move::Promote(node) => self.nodes.iter().enumerate().any(|(other, this)| {
+                other != node && (this.asked || this.role() == Some(Role::Active))
+            }),
+            Move::PassiveGone { passive, .. } => self.nodes[passive].engine.is_some(),
+            _ => false,
+        }
     }
 
     fn hits_the_only_state(&self, strike: Move) -> bool {
@@ -317,7 +331,10 @@ impl World {
         else {
             return false;
         };
-        let is_active = self.nodes[node].role() == Some(Role::Active);
+        // Of two nodes that do not see each other either may be fenced.
+        let splits = matches!(strike, Move::Isolate(_) | Move::CutCorosync(_));
+        let either = self.setup.nodes == 2 && splits;
+        let is_active = either || self.nodes[node].role() == Some(Role::Active);
         let none = !self.engines().any(|(_, engine)| engine.role == Role::Active);
         (is_active || none) && !self.is_protected()
     }
