@@ -23,10 +23,34 @@ fn between_any_two_events_of_an_agent() {
     let bounds = Bounds {
         moves: 2,
         failures: 2,
-        midst: 2,
+        midst: 1,
         delays: 1,
     };
     check_all("event by event", Setup::fine, bounds);
+}
+
+#[test]
+#[ignore = "takes minutes: make model"]
+fn two_moves_whenever() {
+    let bounds = Bounds {
+        moves: 2,
+        failures: 2,
+        midst: 2,
+        delays: 1,
+    };
+    check_all("two moves, whenever", |setup| setup, bounds);
+}
+
+#[test]
+#[ignore = "takes minutes: make model"]
+fn three_moves_and_a_delay() {
+    let bounds = Bounds {
+        moves: 3,
+        failures: 2,
+        midst: 0,
+        delays: 1,
+    };
+    check_all("three moves, delays", |setup| setup, bounds);
 }
 
 #[test]
@@ -36,9 +60,9 @@ fn three_moves_of_which_one_races() {
         moves: 3,
         failures: 2,
         midst: 1,
-        delays: 1,
+        delays: 0,
     };
-    check_all("three moves", |setup| setup, bounds);
+    check_all("three moves, one races", |setup| setup, bounds);
 }
 
 #[test]

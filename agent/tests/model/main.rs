@@ -26,11 +26,11 @@ use moves::Bounds;
 use setup::Setup;
 use world::World;
 
-/// Few moves, whenever: between any two steps.
+/// Few moves, one of them between any two steps.
 const RACES: Bounds = Bounds {
     moves: 2,
     failures: 2,
-    midst: 2,
+    midst: 1,
     delays: 1,
 };
 
@@ -39,7 +39,7 @@ const CHAINS: Bounds = Bounds {
     moves: 3,
     failures: 2,
     midst: 0,
-    delays: 1,
+    delays: 0,
 };
 
 /// Explores a cluster from the moment the guest is booted, and from a pair in sync.

@@ -20,6 +20,7 @@ fn finds(variant: Variant, from: fn(Setup) -> World, bounds: Bounds, only: fn(Mo
         let report = cluster(setup.with(variant)).explore(&format!("{variant:?}"));
         let found = report.broken.iter().find(|(name, _)| *name == RULES);
         let (_, story) = found.unwrap_or_else(|| panic!("{variant:?} was not found"));
+        assert!(!story.contains("Panicked"), "by an assertion only: {story}");
         println!("{story}\n");
     }
 }
