@@ -194,7 +194,11 @@ impl Engine {
         self.link = Link::Connecting { to, session };
     }
 
-    fn send(&mut self, around: &mut Around<'_>, make: impl FnOnce(&mut ActiveSession, &mut Vec<u8>)) {
+    fn send(
+        &mut self,
+        around: &mut Around<'_>,
+        make: impl FnOnce(&mut ActiveSession, &mut Vec<u8>),
+    ) {
         if let Link::Up { to, session, .. } = &mut self.link {
             let mut piece = Vec::new();
             make(&mut session.0, &mut piece);

@@ -156,7 +156,7 @@ impl Cluster {
         let found = checker.discoveries();
         for name in [RULES, SURVIVES, NO_DEAD_END] {
             if let Some(path) = found.get(name) {
-                report.broken.push((name, story(path.clone().into_vec())));
+                report.broken.push((name, story(&path.clone().into_vec())));
             }
         }
         for property in checker.model().properties() {
@@ -170,9 +170,9 @@ impl Cluster {
 }
 
 /// A history, a line for each step.
-fn story(path: Vec<(World, Option<Next>)>) -> String {
+fn story(path: &[(World, Option<Next>)]) -> String {
     let mut text = String::new();
-    for (world, next) in &path {
+    for (world, next) in path {
         let roles: Vec<String> = world
             .engines()
             .map(|(node, engine)| {

@@ -38,7 +38,10 @@ pub enum Move {
     // Pacemaker.
     Fence(usize),
     Promote(usize),
-    PassiveGone { told: usize, passive: usize },
+    PassiveGone {
+        told: usize,
+        passive: usize,
+    },
 
     // The guest, and time.
     Output(usize),
@@ -286,9 +289,16 @@ impl World {
         let bytes = self.pairs().map(|(a, b)| Lane::Bytes(a, b));
         let lanes = nodes
             .flat_map(|node| [Lane::Said(node), Lane::Agent(node), Lane::Disk(node)])
-            .chain(self.hosts().flat_map(|host| [Lane::Orders(host), Lane::Notice(host)]))
+            .chain(
+                self.hosts()
+                    .flat_map(|host| [Lane::Orders(host), Lane::Notice(host)]),
+            )
             .chain(bytes);
-        moves.extend(lanes.filter(|lane| !self.held.contains(lane)).map(Move::Hold));
+        moves.extend(
+            lanes
+                .filter(|lane| !self.held.contains(lane))
+                .map(Move::Hold),
+        );
     }
 
     /// Makes a move and counts it.
@@ -335,7 +345,9 @@ impl World {
         let splits = matches!(strike, Move::Isolate(_) | Move::CutCorosync(_));
         let either = self.setup.nodes == 2 && splits;
         let is_active = either || self.nodes[node].role() == Some(Role::Active);
-        let none = !self.engines().any(|(_, engine)| engine.role == Role::Active);
+        let none = !self
+            .engines()
+            .any(|(_, engine)| engine.role == Role::Active);
         (is_active || none) && !self.is_protected()
     }
 

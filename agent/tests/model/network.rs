@@ -92,7 +92,10 @@ impl Network {
     /// Every connection of this host ends on its side.
     pub fn close_all(&mut self, host: usize) {
         let keys: Vec<_> = self.pipes.keys().copied().collect();
-        for key in keys.into_iter().filter(|key| key.0 == host || key.1 == host) {
+        for key in keys
+            .into_iter()
+            .filter(|key| key.0 == host || key.1 == host)
+        {
             self.close(key, host);
         }
     }
@@ -121,9 +124,7 @@ impl Network {
         } else {
             (pipe.callee_open, &pipe.to_callee, key.0)
         };
-        open && !pieces.is_empty()
-            && !self.lost.contains(&(from, to))
-            && self.engines.contains(&to)
+        open && !pieces.is_empty() && !self.lost.contains(&(from, to)) && self.engines.contains(&to)
     }
 
     pub fn take_piece(&mut self, key: (usize, usize), to: usize) -> Option<Vec<u8>> {

@@ -135,7 +135,14 @@ impl Outside {
     }
 
     /// An output has left, under a paired licence or solo.
-    pub fn takes(&mut self, node: usize, generation: Generation, boot: u8, bytes: &[u8], solo: bool) {
+    pub fn takes(
+        &mut self,
+        node: usize,
+        generation: Generation,
+        boot: u8,
+        bytes: &[u8],
+        solo: bool,
+    ) {
         let &[number, made] = bytes else {
             panic!("an output of this model has two bytes");
         };

@@ -25,7 +25,7 @@ fn config(host: usize) -> PassiveConfig {
     PassiveConfig {
         identity: identity(),
         node: name(host),
-        ram: RamLayout::new(vec![0..1]).expect("one page"),
+        ram: RamLayout::new(std::iter::once(0..1).collect()).expect("one page"),
         disks: Vec::new(),
         difference: |_, _| Some("the fingerprint differs".to_owned()),
     }
@@ -162,7 +162,9 @@ impl Engine {
         };
         let mut answers = Vec::new();
         let end = self.receive(around, &mut reception, piece, &mut answers);
-        around.network.send((from, around.host), around.host, answers);
+        around
+            .network
+            .send((from, around.host), around.host, answers);
         match end {
             Ok(()) => self.endpoint.serving = Some(reception),
             Err(end) => self.end_reception(around, reception, &end),

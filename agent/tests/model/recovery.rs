@@ -124,7 +124,9 @@ impl World {
                 self.settle();
             }
         }
-        let runs = self.engines().any(|(_, engine)| engine.role == Role::Active);
+        let runs = self
+            .engines()
+            .any(|(_, engine)| engine.role == Role::Active);
         if runs {
             return;
         }

@@ -104,7 +104,9 @@ impl World {
     pub fn waiting(setup: Setup) -> Self {
         let mut world = Self {
             setup,
-            nodes: (0..setup.nodes).map(|_| Shared::new(Node::default())).collect(),
+            nodes: (0..setup.nodes)
+                .map(|_| Shared::new(Node::default()))
+                .collect(),
             network: Network::new(setup.nodes),
             outside: Outside::default(),
             held: BTreeSet::new(),
@@ -413,7 +415,9 @@ impl World {
             Lane::Disk(node) => self.write(node),
             Lane::Orders(node) => self.obey(node),
             Lane::Bytes(from, to) => {
-                let Some(key) = self.piece(from, to) else { return };
+                let Some(key) = self.piece(from, to) else {
+                    return;
+                };
                 let Some(piece) = self.network.take_piece(key, to) else {
                     return;
                 };
@@ -535,7 +539,9 @@ impl World {
                 if setup.is(Variant::TakeOverByQuorum)
                     && engine.in_sync
                     && engine.role == Role::Passive
-                    && engine.peer.is_some_and(|peer| !members.contains(&name(peer))) =>
+                    && engine
+                        .peer
+                        .is_some_and(|peer| !members.contains(&name(peer))) =>
             {
                 this.orders.push_back(Action::Promote {
                     vm,
