@@ -10,7 +10,7 @@ BUILD_PACKAGES := gcc libc6-dev make pkg-config libcpg-dev libcfg-dev libcmap-de
 	libvotequorum-dev
 # What the test beds need on the machine itself; the nodes' own packages are installed in the nodes.
 BED_PACKAGES := mmdebstrap iproute2 util-linux procps qemu-system-x86 busybox-static kmod cpio \
-	xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils
+	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils
 
 CARGO ?= cargo
 # cargo-fuzz needs a compiler with unstable options.
@@ -76,7 +76,9 @@ model: rust ## Check the model of who may run within larger bounds (some minutes
 		--nocapture --test-threads=1
 
 .PHONY: bench
-bench: root package ## Measure failover and checkpoints; prints medians and p99 (a few minutes)
+bench: root package ## Measure checkpoints, copies and failover beside their baselines (a quarter of an hour)
+	$(CARGO) build --release --package kemari-cluster-tests --bin bench
+	target/release/bench --output target/bench.jsonl
 	$(CARGO) test --release --package kemari-cluster-tests --test failover -- --nocapture
 
 .PHONY: campaign-guest

@@ -14,12 +14,13 @@ use std::{env, fs};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// A guest: its file name, its source, and what the preprocessor is told.
-const GUESTS: [(&str, &str, &[&str]); 5] = [
+const GUESTS: [(&str, &str, &[&str]); 6] = [
     ("ledger", "ledger.c", &[]),
     ("dirty", "ledger.c", &["-DDEFAULT_PAGES=256"]),
     ("hello", "hello.c", &[]),
     ("halt", "halt.c", &[]),
     ("pio", "pio.c", &[]),
+    ("pages", "pages.c", &[]),
 ];
 
 /// What every guest is linked with.

@@ -164,7 +164,7 @@ pub enum Action {
     Protect {
         /// The VM.
         vm: VmName,
-        /// `kemari:tcp:HOST:PORT`.
+        /// An address such as `kemari:tls:HOST:PORT`.
         address: String,
     },
     /// The answer to a request.

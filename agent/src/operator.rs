@@ -2,6 +2,7 @@
 //! What `kemarictl` does: questions to the agent and to the engines of this node.
 
 mod console;
+mod keygen;
 mod monitor;
 mod table;
 
@@ -16,6 +17,7 @@ use kemari_api::{VmName, place};
 use tokio::time::timeout;
 
 pub use console::{Attachment, Input, attach};
+pub use keygen::Keygen;
 pub use monitor::{converse, run_one};
 
 /// How long an agent or an engine may take to answer a question.
@@ -115,6 +117,14 @@ async fn local_replica(vm: &VmName) -> anyhow::Result<Option<ReplicaStatus>> {
         .await
         .with_context(|| format!("The engine of VM {vm} does not answer"))??;
     Ok(Some(status))
+}
+
+/// Makes or replaces the cluster's key.
+///
+/// # Errors
+/// As [`Keygen::run`], or output cannot be written.
+pub fn keygen(command: &Keygen) -> anyhow::Result<()> {
+    print(&command.run()?)
 }
 
 /// Prints; that nobody reads any more is no error.

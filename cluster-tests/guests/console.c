@@ -38,20 +38,25 @@ void power_off(void)
 }
 
 // 'q' on the console or the ACPI power button power off, 'r' resets. Looks once, waits for nothing.
-void obey_console_and_power_button(void)
+// Gives the byte that was typed and is none of these, 0 for none.
+uint8_t obey_console_and_power_button(void)
 {
+    uint8_t typed;
+
     uint8_t line_status = inb(COM1_LSR);
     uint16_t power_status = inw(PM1A_STATUS);
 
     if (power_status != NO_DEVICE_16 && (power_status & PWRBTN_STS))
         power_off();
     if (line_status == NO_DEVICE_8 || !(line_status & LSR_DATA_READY))
-        return;
-    switch (inb(COM1_DATA)) {
+        return 0;
+    typed = inb(COM1_DATA);
+    switch (typed) {
     case 'q':
         power_off();
     case 'r':
         outb(I8042_COMMAND, I8042_RESET);
         halt_forever();
     }
+    return typed;
 }

@@ -94,7 +94,7 @@ enum { START_INFO_MAGIC = 0x336ec578, MEMORY_TYPE_RAM = 1 };
 void put_byte(uint8_t byte);
 void put_text(const char *text);
 void put_decimal(uint32_t value);
-void obey_console_and_power_button(void);
+uint8_t obey_console_and_power_button(void);
 void power_off(void) __attribute__((noreturn));
 
 // boot.c

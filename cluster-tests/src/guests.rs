@@ -37,3 +37,11 @@ pub fn halt() -> &'static Path {
 pub fn pio() -> &'static Path {
     Path::new(concat!(env!("OUT_DIR"), "/pio"))
 }
+
+/// Writes to the same pages round after round and is silent; what is typed comes back.
+///
+/// Command line: `pages=N` (written to in each round, default 0), `fill=N` (given a word that is not zero once, before that, default
+/// 0), `quiet=N` (iterations of an empty loop after each round, default 0). Prints `PAGES START` when the rounds begin.
+pub fn pages() -> &'static Path {
+    Path::new(concat!(env!("OUT_DIR"), "/pages"))
+}

@@ -4,6 +4,7 @@
 
 pub mod baseline;
 pub mod bed;
+pub mod bench;
 pub mod cache;
 pub mod clients;
 pub mod console;

@@ -43,6 +43,9 @@ const SYSTEM: &[&str] = &[
     "qemu-system-x86",
 ];
 
+/// What a node uses as a client of servers that run in the cluster.
+const CLIENTS: &[&str] = &["postgresql-client-15", "redis-tools"];
+
 /// The cluster, and the libraries that Kemari's agent links.
 const CLUSTER: &[&str] = &[
     "libcpg4",
@@ -62,7 +65,7 @@ const CLUSTER: &[&str] = &[
     "fence-agents",
 ];
 
-/// The shared lower root, made now when this machine has none yet (about a minute, 550 MB).
+/// The shared lower root, made now when this machine has none yet (about a minute, 600 MB).
 ///
 /// # Errors
 /// When `mmdebstrap` is missing or fails (no network, no space, not root).
@@ -73,7 +76,7 @@ pub fn ensure() -> Result<PathBuf> {
 /// What names the tree: a layer above it is only good for this very tree.
 pub(crate) fn key() -> Key {
     let mut key = Key::new().with(SUITE.as_bytes());
-    for package in SYSTEM.iter().chain(CLUSTER) {
+    for package in SYSTEM.iter().chain(CLIENTS).chain(CLUSTER) {
         key = key.with(package.as_bytes());
     }
     key
@@ -82,6 +85,7 @@ pub(crate) fn key() -> Key {
 fn bootstrap(into: &Path) -> Result<()> {
     let packages = SYSTEM
         .iter()
+        .chain(CLIENTS)
         .chain(CLUSTER)
         .copied()
         .collect::<Vec<_>>()

@@ -26,7 +26,7 @@ use crate::debian_guest::DebianGuest;
 use crate::machines::Machines;
 use crate::server_vmm::{ServerHardware, ServerVm, ServerVmm};
 
-pub use checks::{ClockReport, alarming};
+pub use checks::{Alarms, ClockReport};
 pub(crate) use figures::iperf_mbit_per_s;
 pub use figures::{DiskFigures, DiskJob, PingFigures};
 pub use history::History;
@@ -44,6 +44,15 @@ pub fn lease() -> Lease {
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How long one client may take.
 const CLIENT: Duration = Duration::from_secs(600);
+
+/// Where a client of the server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence<'name> {
+    /// Outside, at this machine's speed.
+    Outside,
+    /// In this node of the cluster.
+    Node(&'name str),
+}
 
 /// A server as the outside knows it: an address, a console, and the clients that talk to it.
 #[derive(Debug)]
@@ -271,6 +280,15 @@ impl<'bed> Server<'bed> {
         let finished = self.clients.ssh(self.address(), command, CLIENT)?;
         ensure!(finished.status != 255, "ssh: {}", finished.stderr);
         Ok(finished)
+    }
+
+    /// Runs a client to its end.
+    fn run_at<S: AsRef<str>>(&self, whence: Whence<'_>, command: &[S]) -> Result<Finished> {
+        let command = command.iter().map(AsRef::as_ref).collect::<Vec<_>>();
+        match whence {
+            Whence::Outside => self.clients.run(&command, CLIENT),
+            Whence::Node(node) => self.bed.exec(node, &command),
+        }
     }
 
     /// Runs a client until it succeeds: a server that is still starting refuses connections.

@@ -155,7 +155,7 @@ fn tracks() -> Result<()> {
         scenario::serves(&guest, "node2", &narrator)?;
         let figures = TrackingFigures::measure(&mut guest, "node2", EFFORT.seconds)?;
         narrator.step(format!("Kemari, 1 vCPU:\n{figures}"));
-        scenario::remembers(&guest, &mut Vec::new(), &narrator)?;
+        scenario::remembers(&guest, "node2", &mut Vec::new(), &narrator)?;
         scenario::is_sound(&guest, &narrator)
     })
 }

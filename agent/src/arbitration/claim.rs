@@ -273,7 +273,8 @@ impl Vm {
         match claim.record.purpose {
             Purpose::TakeOver => {
                 self.local_could_take_over().is_some_and(next)
-                    && (!self.requests.is_empty() || self.active_is_lost(cluster))
+                    && (!self.requests.is_empty()
+                        || !self.needs_fencing() && self.active_is_lost(cluster))
             }
             Purpose::ColdStart => {
                 let waiting = |role| role == Role::Waiting;

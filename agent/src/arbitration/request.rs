@@ -195,7 +195,7 @@ impl Vm {
     fn older_disks(&self, cluster: &Cluster, local: &ReplicaStatus) -> Option<Verdict> {
         let (vm, here) = (&self.name, &cluster.node);
         match local.disks {
-            DiskState::None => return None,
+            DiskState::None | DiskState::Shared => return None,
             DiskState::Copy | DiskState::Incomplete => {
                 return Some(wait_short(format!(
                     "The disks of VM {vm} on node {here} are {} of those of the node where it ran \
@@ -235,6 +235,14 @@ impl Vm {
     fn verdict_take_over(&self, cluster: &Cluster, generation: Generation) -> Verdict {
         if self.newer_elsewhere(cluster, generation).is_some() {
             return Verdict::Refuse(self.outdated(cluster, generation));
+        }
+        if let Some(node) = self.ended_unfenced(cluster) {
+            return wait(format!(
+                "The engine of VM {} on node {node} ended while it wrote to a disk that both nodes \
+                 see, and what the kernel there was given may still get to it: fence node {node} \
+                 (on-fail=fence does that by itself)",
+                self.name
+            ));
         }
         Verdict::Claim {
             purpose: Purpose::TakeOver,

@@ -62,6 +62,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    Keygen(operator::Keygen),
 }
 
 fn main() -> ExitCode {
@@ -89,6 +90,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Status { vm } => operator::status(vm.as_ref()).await,
         Command::List => operator::list().await,
+        Command::Keygen(command) => operator::keygen(&command),
         Command::Console {
             vm,
             from,

@@ -95,6 +95,7 @@ fn hear_while_true(world: &mut World, truthful: bool) {
 fn history(nodes: usize, steps: &[Step]) {
     history_of(World::new(nodes), nodes, steps);
     history_of(World::with_disks(nodes), nodes, steps);
+    history_of(World::with_shared_disk(nodes), nodes, steps);
 }
 
 fn history_of(mut world: World, nodes: usize, steps: &[Step]) {

@@ -335,3 +335,59 @@ fn an_older_disk_is_not_booted_from_while_the_newer_one_is_away() {
     world.settle(5);
     assert_eq!(world.answers.get(&newer), Some(&Ok(())));
 }
+
+/// n1 active and paired with n2, the VM writes to a disk that both nodes see.
+fn pair_with_shared_disk(nodes: usize) -> World {
+    let mut world = World::with_shared_disk(nodes);
+    world.settle(1);
+    let request = world.promote(0);
+    world.settle(3);
+    assert_eq!(world.answers.get(&request), Some(&Ok(())));
+    assert_eq!((world.role(0), world.role(1)), (PAIRED, PASSIVE));
+    world
+}
+
+#[test]
+fn with_a_shared_disk_a_lost_node_is_left_to_pacemaker_which_fences() {
+    for nodes in [2, 3, 5] {
+        let mut world = pair_with_shared_disk(nodes);
+        world.kill_node(0);
+        world.settle(5);
+        assert_eq!(world.role(1), PASSIVE, "{nodes} nodes");
+        let request = world.promote(1);
+        world.settle(0);
+        assert_eq!(world.answers.get(&request), Some(&Ok(())));
+        assert_eq!(world.role(1), SOLO, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn with_a_shared_disk_an_engine_that_ended_waits_until_its_node_is_fenced() {
+    for nodes in [3, 5] {
+        let mut world = pair_with_shared_disk(nodes);
+        world.kill_engine(0);
+        world.settle(5);
+        assert_eq!(world.role(1), PASSIVE, "{nodes} nodes");
+        let request = world.promote(1);
+        world.settle(5);
+        assert_eq!(world.role(1), PASSIVE, "{nodes} nodes");
+        assert_eq!(world.answers.get(&request), None, "it waits for fencing");
+        world.kill_node(0);
+        world.settle(1);
+        assert_eq!(world.answers.get(&request), Some(&Ok(())));
+        assert_eq!(world.role(1), SOLO, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn a_shared_disk_is_handed_over_without_fencing() {
+    for nodes in [2, 3] {
+        let mut world = pair_with_shared_disk(nodes);
+        world.demote(0);
+        world.settle(1);
+        let request = world.promote(1);
+        world.settle(3);
+        assert_eq!(world.answers.get(&request), Some(&Ok(())));
+        assert_eq!((world.role(0), world.role(1)), (PASSIVE, PAIRED));
+    }
+}

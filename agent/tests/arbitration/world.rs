@@ -68,6 +68,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Whether the VM has a replicated disk.
     pub disks: bool,
+    /// Whether it writes to a disk that both nodes see.
+    pub shared: bool,
     pub link: bool,
     /// Highest generation with which an output left, who let it out, and how far the guest was.
     released: (Generation, usize, u64),
@@ -103,9 +105,17 @@ impl World {
         Self::of_vm(nodes, true)
     }
 
+    /// The same with a VM that writes to a disk that both nodes see.
+    pub fn with_shared_disk(nodes: usize) -> Self {
+        let mut world = Self::of_vm(nodes, false);
+        world.shared = true;
+        world
+    }
+
     fn of_vm(nodes: usize, disks: bool) -> Self {
         let mut world = Self {
             disks,
+            shared: false,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             link: true,
             released: (Generation::default(), usize::MAX, 0),
@@ -270,6 +280,8 @@ impl World {
             epoch: Epoch::new(engine.state),
             disks: if self.disks {
                 self.nodes[node].guest_disk.state
+            } else if self.shared {
+                DiskState::Shared
             } else {
                 DiskState::None
             },

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, ensure};
 
-use super::checks::{ClockReport, alarming, has_all};
-use super::{CLIENT, Server};
+use super::checks::{Alarms, ClockReport, has_all};
+use super::{Server, Whence};
 
 /// Hops over all processors, looks at both clocks, and writes what it saw: `monotonic realtime backwards largest-gap`, in ns.
 const CLOCK_LOOP: &str = r"
@@ -28,11 +28,11 @@ while True:
 ";
 
 impl Server<'_> {
-    /// Writes these numbers into PostgreSQL, a transaction each, and gives those whose commit was acknowledged.
+    /// Writes these numbers into PostgreSQL, a transaction each over one connection, and gives those whose commit was acknowledged.
     ///
     /// # Errors
     /// When psql cannot be started or the table cannot be made.
-    pub fn pg_write(&self, numbers: RangeInclusive<u32>) -> Result<Vec<u32>> {
+    pub fn pg_write(&self, whence: Whence<'_>, numbers: RangeInclusive<u32>) -> Result<Vec<u32>> {
         let table = "create table if not exists ledger \
                      (n integer primary key, at timestamptz default clock_timestamp())";
         self.until(&self.psql(&["-q", "-c", table]))?;
@@ -41,7 +41,7 @@ impl Server<'_> {
             words.push("-c".to_owned());
             words.push(format!("insert into ledger (n) values ({number})"));
         }
-        let finished = self.clients.run(&self.psql(&words), CLIENT)?;
+        let finished = self.run_at(whence, &self.psql(&words))?;
         let acknowledged = count(&finished.stdout, "INSERT 0 1");
         Ok(numbers.take(acknowledged).collect())
     }
@@ -68,14 +68,18 @@ impl Server<'_> {
     ///
     /// # Errors
     /// When redis-cli cannot be started.
-    pub fn redis_write(&self, numbers: RangeInclusive<u32>) -> Result<Vec<u32>> {
+    pub fn redis_write(
+        &self,
+        whence: Whence<'_>,
+        numbers: RangeInclusive<u32>,
+    ) -> Result<Vec<u32>> {
         self.until(&self.redis("ping"))?;
         let (first, last) = (numbers.start(), numbers.end());
         let script = format!(
             "seq {first} {last} | sed 's/.*/sadd ledger &/' | {}",
             self.redis("").join(" ")
         );
-        let finished = self.clients.run(&["sh", "-c", &script], CLIENT)?;
+        let finished = self.run_at(whence, &["sh", "-c", &script])?;
         Ok(numbers.take(count(&finished.stdout, "1")).collect())
     }
 
@@ -96,22 +100,29 @@ impl Server<'_> {
             .collect()
     }
 
-    /// Checks that the kernel complained of nothing, and systemd of no failed unit.
+    /// Checks that the kernel complained of nothing, and systemd of no failed unit. Gives how often the kernel said that its processors
+    /// stood still, which is the node's doing where that is emulated, under any VMM.
     ///
     /// # Errors
     /// With the alarming lines.
-    pub fn dmesg_clean(&self) -> Result<()> {
+    pub fn dmesg_clean(&self) -> Result<usize> {
         let script =
             "dmesg; systemctl list-units --failed --no-legend --plain | sed 's/^/failed unit: /'";
         let text = self.ssh(script)?.success()?;
-        let lines = alarming(&text);
+        let Alarms {
+            faults: mut lines,
+            standstills,
+        } = Alarms::of(&text);
+        if !self.bed.is_emulated() {
+            lines.extend(&standstills);
+        }
         ensure!(
             lines.is_empty(),
             "The guest complains:\n{}\nIts kernel log from there:\n{}",
             lines.join("\n"),
             from_first(&text, &lines)
         );
-        Ok(())
+        Ok(standstills.len())
     }
 
     /// Writes random blocks of a file, reads them back and compares their checksums, past the guest's page cache.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::data::count;
-use super::{PATIENCE, Server};
+use super::{PATIENCE, Server, Whence};
 use crate::clients::Running;
 
 /// Between two writes of a client.
@@ -70,7 +70,7 @@ impl History {
     pub fn begin(server: &Server<'_>, numbers: RangeInclusive<u32>) -> Result<Self> {
         let (first, last) = (numbers.start(), numbers.end());
         // The table is there.
-        server.pg_write(*first..=*first)?;
+        server.pg_write(Whence::Outside, *first..=*first)?;
         let statements = format!(
             "seq {} {last} | sed 's/.*/insert into ledger (n) values (&);\\n\\\\! sleep {PACE}/' | stdbuf -oL {}",
             first + 1,

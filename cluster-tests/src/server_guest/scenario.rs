@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Load, Server, ServerGuest, lease};
+use super::{Load, Server, ServerGuest, Whence, lease};
 use crate::baseline::{Effort, Figures};
 use crate::debian_guest::{self, DebianGuest};
 use crate::machines::{GuestDisk, Machines, NodeNetwork, guest_disk_path};
@@ -82,25 +82,35 @@ pub fn serves(guest: &Server<'_>, peer: &str, narrator: &Narrator) -> Result<Dur
     Ok(login)
 }
 
-/// Writes numbers into both data bases and checks that they hold them and all earlier ones.
+/// Writes numbers into both data bases, from outside and from the node `peer`, and checks that they hold them and all earlier ones.
 ///
 /// # Errors
 /// When a number that was acknowledged is missing, or one was not acknowledged.
-pub fn remembers(guest: &Server<'_>, held: &mut Vec<u32>, narrator: &Narrator) -> Result<()> {
-    let first = held.last().map_or(1, |last| last + 1);
-    let numbers = first..=first + 19;
-    let rows = guest.pg_write(numbers.clone())?;
-    let keys = guest.redis_write(numbers.clone())?;
-    held.extend(numbers);
-    ensure!(
-        rows.len() == 20 && keys.len() == 20,
-        "Of 20 writes PostgreSQL acknowledged {}, Redis {}",
-        rows.len(),
-        keys.len()
-    );
+pub fn remembers(
+    guest: &Server<'_>,
+    peer: &str,
+    held: &mut Vec<u32>,
+    narrator: &Narrator,
+) -> Result<()> {
+    for whence in [Whence::Outside, Whence::Node(peer)] {
+        let first = held.last().map_or(1, |last| last + 1);
+        let numbers = first..=first + 19;
+        let rows = guest.pg_write(whence, numbers.clone())?;
+        let keys = guest.redis_write(whence, numbers.clone())?;
+        held.extend(numbers);
+        ensure!(
+            rows.len() == 20 && keys.len() == 20,
+            "Of 20 writes ({whence:?}) PostgreSQL acknowledged {}, Redis {}",
+            rows.len(),
+            keys.len()
+        );
+    }
     guest.pg_check(held)?;
     guest.redis_check(held)?;
-    narrator.step(format!("PostgreSQL and Redis hold {} numbers", held.len()));
+    narrator.step(format!(
+        "PostgreSQL and Redis hold {} numbers, half of them written from {peer}",
+        held.len()
+    ));
     Ok(())
 }
 
@@ -112,8 +122,10 @@ pub fn is_sound(guest: &Server<'_>, narrator: &Narrator) -> Result<()> {
     guest.fio_verify(4)?;
     narrator.step("fio verified 4 MiB of random blocks");
     narrator.step(format!("{:?}", guest.clock_report()?));
-    guest.dmesg_clean()?;
-    narrator.step("nothing alarming in the kernel log, no failed unit");
+    let standstills = guest.dmesg_clean()?;
+    narrator.step(format!(
+        "nothing wrong in the kernel log ({standstills} lines of standstills of the emulated node), no failed unit"
+    ));
     Ok(())
 }
 
@@ -152,12 +164,12 @@ fn through(
         guest.wait_address()?;
         narrator.step(format!("{:?}", guest.clock_report()?));
         if number % 3 == 0 {
-            remembers(guest, &mut held, narrator)?;
+            remembers(guest, "node2", &mut held, narrator)?;
         }
     }
     let done = load.end(guest)?;
     narrator.step(format!("the load has ended: {done}"));
-    remembers(guest, &mut held, narrator)?;
+    remembers(guest, "node2", &mut held, narrator)?;
     is_sound(guest, narrator)
 }
 
@@ -189,7 +201,7 @@ fn once(
 ) -> Result<Option<Figures>> {
     let (vmm, vcpus) = (guest.vm.vmm(), guest.vm.hardware().vcpus);
     let login = serves(guest, "node2", narrator)?;
-    remembers(guest, &mut Vec::new(), narrator)?;
+    remembers(guest, "node2", &mut Vec::new(), narrator)?;
     is_sound(guest, narrator)?;
     let Some(effort) = effort else {
         return Ok(None);

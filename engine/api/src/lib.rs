@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+#[cfg(feature = "cluster-key")]
+pub mod cluster_key;
 pub mod config;
 pub mod console;
 pub mod counter;

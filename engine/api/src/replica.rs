@@ -43,7 +43,7 @@ pub struct ReplicaStatus {
     pub disks: DiskState,
     /// The node of the other replica, empty if unknown.
     pub peer: String,
-    /// Where this replica accepts a replication connection, `kemari:tcp:ADDR:PORT`, or empty.
+    /// Where this replica accepts a replication connection, such as `kemari:tls:HOST:PORT`, or empty.
     pub listen: String,
     /// Why it is in this state, one sentence for people.
     pub detail: String,
@@ -75,6 +75,8 @@ pub enum DiskState {
     Copy,
     /// Partly overwritten by a copy that has not ended: nothing to boot from.
     Incomplete,
+    /// The guest writes to a disk that both nodes see: no take-over before the other node is fenced.
+    Shared,
 }
 
 impl std::fmt::Display for DiskState {
@@ -84,6 +86,7 @@ impl std::fmt::Display for DiskState {
             Self::Own => "own",
             Self::Copy => "copy",
             Self::Incomplete => "incomplete",
+            Self::Shared => "shared",
         })
     }
 }
@@ -134,7 +137,7 @@ pub trait Replica {
     /// replica is waiting (for a checkpoint). A no-op on a replica that is not active.
     fn demote(&self) -> zbus::Result<()>;
 
-    /// Starts replication to the peer at `kemari:tcp:HOST:PORT` in the background. A no-op when
+    /// Starts replication to the peer at an address such as `kemari:tls:HOST:PORT` in the background. A no-op when
     /// already replicating or connecting to this address.
     fn protect(&self, address: &str) -> zbus::Result<()>;
 

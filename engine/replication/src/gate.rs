@@ -8,7 +8,7 @@
 
 use kemari_api::Epoch;
 
-use crate::event_tap::{Carry, ClosedEpoch, EventTap, Release};
+use crate::event_tap::{Carry, ClosedEpoch, EventTap, Release, Waiting};
 use crate::licence::{Licence, LicenceError, LicenceEvent, Permission};
 use crate::output::OutputKind;
 
@@ -77,6 +77,25 @@ impl OutputGate {
     /// Queues an output; see [`EventTap::push`].
     pub fn push(&mut self, kind: OutputKind, bytes: &[u8]) -> bool {
         self.tap.push(kind, bytes)
+    }
+
+    /// Something that is kept elsewhere shall leave now. `None`: it may; else it waits, see
+    /// [`EventTap::wait_for_commit`].
+    pub fn ask_to_leave(&mut self) -> Option<Waiting> {
+        match self.licence.permission() {
+            Permission::All => None,
+            Permission::Nothing | Permission::Committed => Some(self.tap.wait_for_commit()),
+        }
+    }
+
+    /// Whether what waited for the commit of this epoch may leave now.
+    #[must_use]
+    pub fn may_leave(&self, epoch: Epoch) -> bool {
+        match self.licence.permission() {
+            Permission::Nothing => false,
+            Permission::All => true,
+            Permission::Committed => epoch <= self.tap.committed(),
+        }
     }
 
     /// Ends the open epoch; see [`EventTap::close_epoch`].

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kemari_replication::event_tap::{Carry, ClosedEpoch};
 use kemari_replication::page::{PAGE_BYTES, PageIndex};
-use kemari_vmm::{DirtyPages, GuestRam, Machine};
+use kemari_vmm::{DirtyPages, GuestRam, Machine, MachineState};
 
 use crate::clock;
 use crate::outputs::Outputs;
@@ -18,6 +18,15 @@ pub struct Capture {
     pages: Vec<[u8; PAGE_BYTES]>,
 }
 
+/// What happens at a cut to requests that disks of this host have in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskRequests {
+    /// They stay there. Their completions come after the cut, and the other replica makes them again.
+    Left,
+    /// They are waited for, and complete before the cut.
+    Drained,
+}
+
 /// One cut.
 #[derive(Debug)]
 pub struct Cut {
@@ -26,7 +35,7 @@ pub struct Cut {
     /// Pages written since the last cut.
     pub dirty: DirtyPages,
     /// Everything of the machine but memory.
-    pub state: Vec<u8>,
+    pub state: MachineState,
     /// What the guest changed on replicated disks since the last cut.
     pub log: TakenLog,
     /// When the guest stopped.
@@ -34,7 +43,7 @@ pub struct Cut {
 }
 
 impl Capture {
-    /// Cuts. The guest is paused on return; the pages are in this capture.
+    /// Cuts. The guest stands still on return, and nothing writes its memory; the pages are in this capture.
     ///
     /// # Errors
     /// A sentence, when the machine cannot be paused, saved or read. Nothing was taken then: the
@@ -44,17 +53,17 @@ impl Capture {
         machine: &mut Machine,
         outputs: &Outputs,
         disks: &DiskLog,
+        requests: DiskRequests,
         carry: Carry,
     ) -> Result<Cut, String> {
         let at = clock::now();
-        machine
-            .pause()
-            .map_err(|error| crate::exit::chain(&error))?;
+        let stopped = match requests {
+            DiskRequests::Left => machine.freeze(),
+            DiskRequests::Drained => machine.pause(),
+        };
+        stopped.map_err(|error| crate::exit::chain(&error))?;
         // The state first: reading it may write guest memory (kvm-state facts, §9).
-        let state = machine
-            .save()
-            .map_err(|error| crate::exit::chain(&error))?
-            .encode();
+        let state = machine.save().map_err(|error| crate::exit::chain(&error))?;
         let dirty = machine
             .harvest_dirty()
             .map_err(|error| crate::exit::chain(&error))?;
@@ -72,21 +81,28 @@ impl Capture {
         })
     }
 
-    /// Copies these pages out of guest memory.
+    /// Copies these pages out of guest memory. What lies side by side is copied in one go.
     pub fn read(
         &mut self,
         ram: &GuestRam,
         pages: impl Iterator<Item = kemari_vmm::PageIndex>,
     ) -> Result<(), kemari_vmm::PageAccessError> {
         self.indexes.clear();
-        for (number, page) in pages.enumerate() {
-            if self.pages.len() <= number {
-                self.pages.push([0; PAGE_BYTES]);
-            }
-            if let Some(buffer) = self.pages.get_mut(number) {
-                ram.read_page(page, buffer)?;
-            }
-            self.indexes.push(PageIndex(page.0));
+        self.indexes.extend(pages.map(|page| PageIndex(page.0)));
+        if self.pages.len() < self.indexes.len() {
+            self.pages.resize(self.indexes.len(), [0; PAGE_BYTES]);
+        }
+        let mut buffers = self.pages.as_mut_slice();
+        for run in self
+            .indexes
+            .chunk_by(|one, next| one.0.checked_add(1) == Some(next.0))
+        {
+            let Some(&PageIndex(first)) = run.first() else {
+                continue;
+            };
+            let (run_buffers, others) = buffers.split_at_mut(run.len());
+            ram.read_pages(kemari_vmm::PageIndex(first), run_buffers)?;
+            buffers = others;
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ use super::copy::Copy;
 use super::finish::Finish;
 use super::{Conductor, End, Refusal};
 use crate::clock;
+use crate::epoch_hash::EpochHash;
 use crate::link::LinkError;
 use crate::link::active::{self, Link, LinkEvent, LinkId};
 use crate::record::{Kind, Record};
@@ -138,6 +139,7 @@ impl Conductor {
             address.clone(),
             config,
             self.silence_max(),
+            self.security.tls().cloned(),
             self.sender.clone(),
         ) {
             Ok(()) => self.link = LinkState::Connecting { id, address },
@@ -352,10 +354,12 @@ impl Conductor {
 
     /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
     pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
+        let requests = self.disk_requests_at_cut();
         let cut = match self.capture.cut(
             &mut self.machine,
             &self.outputs,
             self.attachments.storage().log(),
+            requests,
             carry,
         ) {
             Ok(cut) => cut,
@@ -367,6 +371,10 @@ impl Conductor {
             }
         };
         self.verify_at_cut();
+        if self.config.replication.hash_epochs {
+            let hash = EpochHash::of(&self.machine.memory(), &cut.state.encode());
+            hash.log(&self.config.vm.name, self.generation, cut.closed.epoch);
+        }
         if !self.config.replication.synchronous {
             self.resume_guest();
         }
@@ -411,7 +419,7 @@ impl Conductor {
             tally: *session.page_tally(),
             encode: clock::now().saturating_sub(encoding_since),
         };
-        session.state(&mut frames, &cut.state);
+        session.state(&mut frames, &cut.state.encode());
         session.disk_log(&mut frames, cut.log.changes().iter());
         session.outputs(&mut frames, &cut.closed.outputs);
         session.commit(&mut frames);
@@ -547,7 +555,13 @@ impl Conductor {
                 "The migration failed: {error}"
             ))));
         }
-        let detail = format!("not replicating: {error}");
+        self.not_replicating(error);
+        self.stop_tracking();
+    }
+
+    /// Says why there is no pair.
+    pub(super) fn not_replicating(&mut self, why: &dyn std::fmt::Display) {
+        let detail = format!("not replicating: {why}");
         // The agent tries again every second; only news is worth a warning.
         if detail == self.detail {
             tracing::debug!(vm = %self.config.vm.name, "{detail}");
@@ -555,7 +569,6 @@ impl Conductor {
             tracing::warn!(vm = %self.config.vm.name, generation = %self.generation, "{detail}");
         }
         self.detail = detail;
-        self.stop_tracking();
     }
 
     fn retry_later(&mut self, address: ReplicationAddress, error: &LinkError) {

@@ -49,6 +49,8 @@ pub struct Figures {
     pub encode: [Duration; 2],
     /// Guest stopped: median and 99th percentile over the last checkpoints.
     pub pause: [Duration; 2],
+    /// Guest stopped for checkpoints, in all since the engine started.
+    pub stopped: Duration,
     /// How long the guest stood still in its last migration from here.
     pub blackout: Duration,
     /// From the end of an epoch to its commit: median and 99th percentile.
@@ -93,6 +95,10 @@ impl Figures {
                 format!("{encode} ns median, {encode_p99} ns p99"),
             ),
             ("guest stopped per checkpoint", pair(self.pause)),
+            (
+                "guest stopped in all",
+                format!("{} us", self.stopped.as_micros()),
+            ),
             ("cut to commit", pair(self.commit)),
         ]
     }
@@ -130,6 +136,7 @@ impl Statistics {
     pub fn paused(&self, pause: Duration, pages: u64) {
         self.with(|inner| {
             inner.figures.last_pages = pages;
+            inner.figures.stopped += pause;
             push(&mut inner.pauses, pause);
         });
     }

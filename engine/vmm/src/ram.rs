@@ -100,6 +100,29 @@ impl GuestRam {
             .map_err(|source| self.access_error(page, source))
     }
 
+    /// Copies as many pages as `buffer` has, from `first` on, in one go where they lie side by side.
+    ///
+    /// # Errors
+    /// The memory does not have all of them; the buffer holds those before the missing one then, perhaps.
+    pub fn read_pages(
+        &self,
+        first: PageIndex,
+        buffer: &mut [[u8; PAGE_SIZE]],
+    ) -> Result<(), PageAccessError> {
+        // Low and high RAM are numbered through, but do not lie side by side.
+        let low = usize::try_from(LOW_PAGES.saturating_sub(first.0)).unwrap_or(usize::MAX);
+        let (low, high) = buffer.split_at_mut(low.min(buffer.len()));
+        let above = PageIndex(first.0.saturating_add(low.len() as u64));
+        for (start, pages) in [(first, low), (above, high)] {
+            if !pages.is_empty() {
+                self.mapping
+                    .read_slice(pages.as_flattened_mut(), address_of(start))
+                    .map_err(|source| self.access_error(start, source))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the page from `content`, which should be [`PAGE_SIZE`] long (what is longer is
     /// ignored), and marks it written for the next harvest.
     ///
@@ -228,6 +251,27 @@ mod tests {
         let mut again = DirtyPages::none(ram.page_count());
         ram.take_written(&mut again);
         assert!(again.is_empty());
+    }
+
+    #[test]
+    fn pages_are_read_in_a_row_also_over_the_hole() {
+        let ram = GuestRam::new(MemorySize::from_mib(3080).unwrap()).unwrap();
+        for number in 0..4 {
+            let page = PageIndex(LOW_PAGES - 2 + number);
+            let byte = u8::try_from(number).unwrap() + 1;
+            ram.write_page(page, &[byte; PAGE_SIZE]).unwrap();
+        }
+        let mut pages = [[0; PAGE_SIZE]; 4];
+        ram.read_pages(PageIndex(LOW_PAGES - 2), &mut pages)
+            .unwrap();
+        assert_eq!(pages, [1, 2, 3, 4].map(|byte| [byte; PAGE_SIZE]));
+        ram.read_pages(PageIndex(LOW_PAGES), &mut pages[..1])
+            .unwrap();
+        assert_eq!(pages[0], [3; PAGE_SIZE]);
+        ram.read_pages(PageIndex(u64::MAX), &mut []).unwrap();
+        let last = PageIndex(ram.page_count() - 3);
+        assert!(ram.read_pages(last, &mut pages).is_err());
+        assert!(ram.read_pages(PageIndex(u64::MAX), &mut pages).is_err());
     }
 
     #[test]
