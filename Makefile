@@ -74,6 +74,11 @@ sim: rust ## Simulate SEEDS (100000) histories of a pair with every fault; SEED=
 	$(if $(SEED),SEED=$(SEED)) SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --quiet --release \
 		--package kemari-replication --test simulator campaign -- --ignored --nocapture
 
+.PHONY: model
+model: rust ## Check the model of who may run within larger bounds (some minutes); counts are printed
+	$(CARGO) test --quiet --release --package kemari-agent --test model -- --include-ignored \
+		--nocapture --test-threads=1
+
 .PHONY: bench
 bench: root package ## Measure checkpoints, copies and failover beside their baselines (a quarter of an hour)
 	$(CARGO) build --release --package kemari-cluster-tests --bin bench

@@ -69,7 +69,7 @@ impl std::fmt::Display for Command {
 }
 
 /// What happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The nodes of `corosync.conf`.
     Configured(BTreeSet<NodeName>),
@@ -133,7 +133,7 @@ pub enum Event {
 }
 
 /// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Say this to every agent.
     Multicast(Message),
@@ -193,8 +193,9 @@ pub enum Action {
     },
 }
 
-/// The state machine of one agent.
-#[derive(Debug, Clone)]
+/// The state machine of one agent. What it does next depends on nothing but its value, so a model
+/// checker may copy and compare it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Arbiter {
     cluster: Cluster,
     vms: BTreeMap<VmName, Vm>,

@@ -21,7 +21,7 @@ use super::vm::Vm;
 use super::{Action, Command, Grounds};
 
 /// A claim of this agent that is not decided yet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Claim {
     pub record: Record,
     /// Pacemaker's word takes the place of a majority: this agent's own record suffices.

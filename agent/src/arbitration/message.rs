@@ -68,7 +68,7 @@ impl Record {
 }
 
 /// A message between agents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// All the sender knows at first hand; replaces its earlier announcement.
     Announce {

@@ -17,7 +17,7 @@ use super::{Action, Command, RequestId};
 const PATIENCE_SHORT: u32 = 3;
 
 /// What the local engine was asked to become.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Order {
     pub command: Command,
     pub generation: Generation,

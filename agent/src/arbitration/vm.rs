@@ -17,7 +17,7 @@ use super::solo::Word;
 use super::{Action, Command, RequestId};
 
 /// One VM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Vm {
     pub(super) name: VmName,
     pub(super) local: Option<ReplicaStatus>,
@@ -210,7 +210,8 @@ impl Vm {
     }
 
     /// A generation newer than `than` that another node certainly holds: its replica is active
-    /// with it, or a majority recorded it (with fewer than three nodes: anybody).
+    /// with it, or a majority recorded it (with fewer than three nodes: anybody), for a cold start
+    /// with the consent of those whose turn it was.
     pub fn newer_elsewhere(
         &self,
         cluster: &Cluster,
@@ -228,13 +229,21 @@ impl Vm {
         };
         let mut votes: BTreeMap<(Generation, &NodeName), BTreeSet<&NodeName>> = BTreeMap::new();
         let own = self.record.iter().map(|record| (&cluster.node, record));
+        let mut consent: BTreeMap<(Generation, &NodeName), BTreeSet<&NodeName>> = BTreeMap::new();
         for (voter, record) in self.heard.iter().chain(own) {
             let held = (record.generation, &record.holder);
             votes.entry(held).or_default().insert(voter);
+            consent.entry(held).or_default().extend(&record.consent);
         }
+        // A cold start without the consent it names was not granted, however many recorded it.
+        let agreed = |held: &(Generation, &NodeName), voters: &BTreeSet<&NodeName>| {
+            consent
+                .get(held)
+                .is_none_or(|named| named.is_subset(voters))
+        };
         let recorded = votes
             .into_iter()
-            .filter(|(_, voters)| voters.len() >= needed)
+            .filter(|(held, voters)| voters.len() >= needed && agreed(held, voters))
             .map(|((generation, holder), _)| (generation, holder.clone()));
         active
             .chain(recorded)

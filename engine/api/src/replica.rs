@@ -20,7 +20,7 @@ use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};
 pub const PATH: &str = "/org/kemari/Replica1";
 
 /// What a replica says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
 pub struct ReplicaStatus {
     /// The VM.
     pub vm: VmName,
@@ -64,7 +64,7 @@ impl ReplicaStatus {
 }
 
 /// What the replicated disks of a VM on one node are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
 #[serde(rename_all = "kebab-case")]
 #[zvariant(signature = "s")]
 pub enum DiskState {
@@ -93,7 +93,7 @@ impl std::fmt::Display for DiskState {
 }
 
 /// From what a replica is made active.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
 #[serde(rename_all = "kebab-case")]
 #[zvariant(signature = "s")]
 pub enum Promotion {

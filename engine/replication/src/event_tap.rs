@@ -70,7 +70,7 @@ pub struct ClosedEpoch {
 }
 
 /// An output that may leave now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Release {
     /// The epoch it belongs to.
     pub epoch: Epoch,
@@ -88,7 +88,7 @@ pub struct Waiting {
 }
 
 /// The queue of outputs of one VM.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventTap {
     bytes_max: usize,
     bytes: usize,

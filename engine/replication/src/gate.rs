@@ -13,7 +13,7 @@ use crate::licence::{Licence, LicenceError, LicenceEvent, Permission};
 use crate::output::OutputKind;
 
 /// The event-tap and the licence it obeys.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutputGate {
     licence: Licence,
     tap: EventTap,
