@@ -132,9 +132,14 @@ async fn first_contact(
     let _ = sd_notify::notify(&[NotifyState::Status("Waiting for Corosync")]);
     let mut earlier = Vec::new();
     let mut on_bus = false;
+    let mut tick = tokio::time::interval(TICK);
     loop {
         let input = tokio::select! {
             input = inputs.recv() => input.context("The Corosync threads have ended")?,
+            _ = tick.tick() => {
+                sign_of_life();
+                continue;
+            }
             Some(request) = requests.recv() => {
                 refuse_without_corosync(request, &mut on_bus);
                 continue;
@@ -158,6 +163,11 @@ async fn first_contact(
             earlier.clear();
         }
     }
+}
+
+/// For the `WatchdogSec=` of the unit. Called by the main loop and nobody else.
+fn sign_of_life() {
+    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
 }
 
 fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
@@ -258,7 +268,7 @@ impl Daemon {
                 Some(input) = from_bus.recv() => self.hear_bus(input),
                 _ = tick.tick() => {
                     self.handle(Event::Tick);
-                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                    sign_of_life();
                 }
                 Some(Wanted(answer)) = metrics_wanted.recv() => {
                     let _ = answer.send(self.snapshot());
