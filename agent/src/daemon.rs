@@ -9,17 +9,20 @@ use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use anyhow::Context;
+use kemari_api::agent::ClusterView;
 use kemari_api::replica::ReplicaStatus;
 use kemari_api::{NodeName, VmName, place};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::arbitration::message::{Message, Record};
 use crate::arbitration::{Action, Arbiter, Event, Grounds, RequestId};
+use crate::bus::shown::{Shown, renew, shown};
 use crate::engines::{self, Engines};
+use crate::handover;
 use crate::journal::mono_us;
 use crate::metrics::counters::{Counters, Other};
 use crate::metrics::{self, Snapshot, Wanted};
@@ -65,7 +68,8 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     let (multicast, outbound) = std_mpsc::channel();
     corosync::start(&corosync_inputs, outbound).context("Cannot start the Corosync threads")?;
     let (bus_inputs, mut from_bus) = unbounded_channel();
-    tokio::spawn(bus::serve(bus_inputs));
+    let (shown, seen) = watch::channel(Shown::new());
+    tokio::spawn(bus::serve(bus_inputs, seen));
 
     let FirstContact {
         node,
@@ -94,6 +98,7 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
         answers: BTreeMap::new(),
         last_request: 0,
         status_text: String::new(),
+        shown,
         on_bus,
         ready: false,
         counters: Counters::default(),
@@ -174,6 +179,9 @@ fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
     match request {
         bus::Input::Status(answer) => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
         bus::Input::Votes { answer, .. } => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
+        bus::Input::PowerButton { answer, .. } | bus::Input::FailOver { answer, .. } => {
+            let _ = answer.send(Err(NO_COROSYNC.to_owned()));
+        }
         bus::Input::Promote { answer, cancel, .. }
         | bus::Input::ForceActive { answer, cancel, .. } => {
             let _ = cancel.send(0);
@@ -239,6 +247,8 @@ struct Daemon {
     answers: BTreeMap<RequestId, oneshot::Sender<Result<(), String>>>,
     last_request: u64,
     status_text: String,
+    /// What D-Bus shows of the VMs.
+    shown: watch::Sender<Shown>,
     on_bus: bool,
     ready: bool,
     counters: Counters,
@@ -275,7 +285,10 @@ impl Daemon {
                     continue;
                 }
             }
-            self.tell_systemd();
+            let view = self.arbiter.view();
+            self.tell_systemd(&view);
+            self.shown
+                .send_if_modified(|known| renew(known, shown(&view)));
         }
     }
 
@@ -388,6 +401,25 @@ impl Daemon {
             bus::Input::Votes { vm, answer } => {
                 let _ = answer.send(Ok(self.arbiter.votes(&vm)));
             }
+            bus::Input::PowerButton { vm, answer } => {
+                info!(%vm, "Power button pressed over D-Bus");
+                let engines = self.engines.clone();
+                tokio::spawn(async move {
+                    let _ = answer.send(engines.press_power_button(&vm).await);
+                });
+            }
+            bus::Input::FailOver { vm, answer } => {
+                match handover::heir(&self.arbiter.view(), &vm) {
+                    Ok(to) => {
+                        warn!(%vm, %to, "Asked over D-Bus to let the other replica go on");
+                        let engines = self.engines.clone();
+                        tokio::spawn(async move {
+                            let _ = answer.send(engines.end(&vm).await);
+                        });
+                    }
+                    Err(reason) => drop(answer.send(Err(reason))),
+                }
+            }
             bus::Input::Cancel(number) => self.handle(Event::Cancelled(RequestId(number))),
             bus::Input::PassiveGone { vm, node } => {
                 info!(%vm, %node, "Pacemaker says that the passive replica is gone");
@@ -462,8 +494,7 @@ impl Daemon {
     }
 
     /// Ready once Corosync and the bus are there; `systemctl status` shows one line.
-    fn tell_systemd(&mut self) {
-        let view = self.arbiter.view();
+    fn tell_systemd(&mut self, view: &ClusterView) {
         let text = format!(
             "{} of {} nodes, {}; {} replicas here, {} active{}",
             view.members.len(),

@@ -12,6 +12,7 @@ pub mod command;
 pub mod corosync;
 pub mod daemon;
 pub mod engines;
+pub mod handover;
 pub mod journal;
 pub mod metrics;
 pub mod operator;
