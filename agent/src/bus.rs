@@ -5,8 +5,6 @@
 //! [`ANSWER_MAX`] the caller hears what was missing. Without a bus the agent does all else.
 
 mod permission;
-#[cfg(test)]
-mod private_bus;
 pub mod shown;
 mod vm;
 

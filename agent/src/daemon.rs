@@ -27,6 +27,8 @@ use crate::journal::mono_us;
 use crate::metrics::counters::{Counters, Other};
 use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
+use crate::systemd::shutdown::Guard;
+use crate::systemd::{Movable, Running, machines, movable, running_here};
 use crate::{bus, corosync};
 
 /// The state machine's clock.
@@ -69,7 +71,7 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     corosync::start(&corosync_inputs, outbound).context("Cannot start the Corosync threads")?;
     let (bus_inputs, mut from_bus) = unbounded_channel();
     let (shown, seen) = watch::channel(Shown::new());
-    tokio::spawn(bus::serve(bus_inputs, seen));
+    tokio::spawn(bus::serve(bus_inputs.clone(), seen.clone()));
 
     let FirstContact {
         node,
@@ -87,6 +89,17 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
         warn!(error = format!("{error:#}"), "No metrics; all else works");
     }
 
+    let (running, runs) = watch::channel(Running::new());
+    tokio::spawn(machines::keep(runs));
+    let (movable, moves) = watch::channel(Movable::new());
+    let guard = Guard {
+        node: node.clone(),
+        movable: moves,
+        shown: seen,
+        inputs: bus_inputs,
+    };
+    tokio::spawn(guard.keep());
+
     let mut daemon = Daemon {
         arbiter: Arbiter::new(node.clone(), records, admitted),
         node,
@@ -99,6 +112,8 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
         last_request: 0,
         status_text: String::new(),
         shown,
+        running,
+        movable,
         on_bus,
         ready: false,
         counters: Counters::default(),
@@ -249,6 +264,10 @@ struct Daemon {
     status_text: String,
     /// What D-Bus shows of the VMs.
     shown: watch::Sender<Shown>,
+    /// What systemd-machined shall know.
+    running: watch::Sender<Running>,
+    /// What shall go on elsewhere before the host goes down.
+    movable: watch::Sender<Movable>,
     on_bus: bool,
     ready: bool,
     counters: Counters,
@@ -287,9 +306,20 @@ impl Daemon {
             }
             let view = self.arbiter.view();
             self.tell_systemd(&view);
-            self.shown
-                .send_if_modified(|known| renew(known, shown(&view)));
+            self.show(&view);
         }
+    }
+
+    /// Passes on what others show or act upon, if it has changed.
+    fn show(&self, view: &ClusterView) {
+        self.shown
+            .send_if_modified(|known| renew(known, shown(view)));
+        let running = running_here(view);
+        let movable = movable(view, &running);
+        self.movable
+            .send_if_modified(|known| std::mem::replace(known, movable.clone()) != movable);
+        self.running
+            .send_if_modified(|known| std::mem::replace(known, running.clone()) != running);
     }
 
     fn hear_corosync(&mut self, input: corosync::Input) {
@@ -411,7 +441,7 @@ impl Daemon {
             bus::Input::FailOver { vm, answer } => {
                 match handover::heir(&self.arbiter.view(), &vm) {
                     Ok(to) => {
-                        warn!(%vm, %to, "Asked over D-Bus to let the other replica go on");
+                        warn!(%vm, %to, "Ending the engine for the other replica to go on");
                         let engines = self.engines.clone();
                         tokio::spawn(async move {
                             let _ = answer.send(engines.end(&vm).await);

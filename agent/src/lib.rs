@@ -16,4 +16,7 @@ pub mod handover;
 pub mod journal;
 pub mod metrics;
 pub mod operator;
+#[cfg(test)]
+mod private_bus;
 pub mod records;
+pub mod systemd;

@@ -148,8 +148,8 @@ async fn ask_polkit(
 
 #[cfg(test)]
 mod tests {
-    use super::super::private_bus::PrivateBus;
     use super::*;
+    use crate::private_bus::PrivateBus;
 
     struct Polkit;
 

@@ -210,9 +210,9 @@ async fn tell_changes(
 
 #[cfg(test)]
 mod tests {
-    use super::super::private_bus::PrivateBus;
     use super::super::{connect, shown::renew};
     use super::*;
+    use crate::private_bus::PrivateBus;
     use futures_util::StreamExt as _;
     use kemari_api::agent::{AgentProxy, BUS_NAME, PATH, VmProxy};
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
