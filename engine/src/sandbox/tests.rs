@@ -68,6 +68,7 @@ fn in_a_process_of_its_own() {
         .find(|known| format!("{known:?}") == kind)
         .unwrap();
     kemari_vmm::report_forbidden_calls().unwrap();
+    let _errors = kemari_vmm::MemoryErrors::watch().unwrap();
     FILTERS.set(kinds::filters().unwrap()).unwrap();
     let act = act.to_owned();
     let thread = std::thread::Builder::new().name("probe".into());
@@ -192,6 +193,7 @@ fn perform(act: &str, opened: Opened) {
             let other = nix::unistd::getppid();
             let _ = nix::sys::signal::kill(other, None);
         }
+        "meet a bus error" => nix::sys::signal::raise(Signal::SIGBUS).unwrap(),
         "listen" => drop(TcpListener::bind("127.0.0.1:0")),
         other => panic!("{other}"),
     }
@@ -201,6 +203,15 @@ fn perform(act: &str, opened: Opened) {
 fn every_kind_lives() {
     for kind in Kind::ALL {
         survives(kind, "live");
+    }
+}
+
+#[test]
+fn a_bus_error_that_is_no_memory_error_ends_every_kind() {
+    for kind in Kind::ALL {
+        let died = attempt(kind, "meet a bus error");
+        let signal = died.status.signal();
+        assert_eq!(signal, Some(Signal::SIGBUS as i32), "{kind:?}");
     }
 }
 
