@@ -130,6 +130,9 @@ pub use gate::RunGate;
 pub use host::{hold_kvm, kvm_is_usable};
 pub use machine::Machine;
 pub use memory::{HugePages, MapMemoryError, MemoryLock, MemoryOptions, NumaNode, PoolPage};
+#[cfg(any(test, feature = "test-support"))]
+#[doc(hidden)]
+pub use memory_error::bus_error;
 pub use memory_error::{GuestPhysicalAddress, MemoryError, MemoryErrorKind, MemoryErrors};
 pub use ram::{GuestRam, PageAccessError};
 pub use state::{

@@ -17,6 +17,8 @@
 
 mod noticed;
 mod places;
+#[cfg(any(test, feature = "test-support"))]
+mod sent;
 mod signal;
 
 use std::fmt;
@@ -25,6 +27,8 @@ use std::io;
 use nix::errno::Errno;
 
 pub(crate) use places::WatchedRam;
+#[cfg(any(test, feature = "test-support"))]
+pub use sent::bus_error;
 
 /// A page of guest RAM that the host cannot read any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

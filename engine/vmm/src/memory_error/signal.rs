@@ -16,9 +16,11 @@ use super::{MemoryErrorKind, noticed, places};
 /// Rung for each error.
 static BELL: OnceLock<EventFd> = OnceLock::new();
 
-/// `si_addr_lsb` of `siginfo_t` on 64-bit Linux, behind `si_addr`, which the libc crate does not have.
+/// The beginning of `siginfo_t` for SIGBUS on 64-bit Linux (sigaction(2)): the libc crate does not have
+/// `si_addr_lsb`.
 #[repr(C)]
-struct BusError {
+#[derive(Debug)]
+pub(super) struct BusError {
     signal: c_int,
     error: c_int,
     code: c_int,
@@ -26,6 +28,20 @@ struct BusError {
     address: u64,
     /// Binary logarithm of the bytes that are lost.
     shift: i16,
+}
+
+#[cfg(any(test, feature = "test-support"))]
+impl BusError {
+    pub(super) fn new(code: c_int, address: u64, shift: i16) -> Self {
+        Self {
+            signal: libc::SIGBUS,
+            error: 0,
+            code,
+            _padding: 0,
+            address,
+            shift,
+        }
+    }
 }
 
 /// What waits for the handler's news, once there is one.

@@ -181,23 +181,8 @@ fn host_address(ram: &GuestRam, address: u64) -> usize {
 
 /// What the kernel sends, to this thread. It lets a process send to itself what looks like the kernel's.
 fn send(code: c_int, address: usize, shift: i16) {
-    #[repr(C)]
-    union Info {
-        bus: std::mem::ManuallyDrop<BusError>,
-        whole: std::mem::MaybeUninit<siginfo_t>,
-    }
-    let mut info = Info {
-        whole: std::mem::MaybeUninit::zeroed(),
-    };
-    info.bus = std::mem::ManuallyDrop::new(BusError {
-        signal: libc::SIGBUS,
-        error: 0,
-        code,
-        _padding: 0,
-        address: address as u64,
-        shift,
-    });
-    // SAFETY: `info` is as large as a `siginfo_t` and outlives the call, which reads it only.
+    let info = crate::bus_error(code, address as u64, shift);
+    // SAFETY: `info` outlives the call, which reads it only.
     let result = unsafe {
         libc::syscall(
             libc::SYS_rt_tgsigqueueinfo,
