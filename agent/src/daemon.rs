@@ -24,7 +24,7 @@ use crate::journal::mono_us;
 use crate::metrics::counters::{Counters, Other};
 use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
-use crate::{bus, corosync};
+use crate::{bus, corosync, health};
 
 /// The state machine's clock.
 const TICK: Duration = Duration::from_secs(1);
@@ -76,6 +76,7 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     let (engine_inputs, from_engines) = unbounded_channel();
     let engines = Engines::start(node.clone(), engine_inputs)
         .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
+    tokio::spawn(health::attend());
     let (durable, from_durable) = start_records(store)?;
     let (wanted, metrics_wanted) = unbounded_channel();
     if let Err(error) = metrics::server::start(metrics_at, wanted, engines.clone()) {
