@@ -26,17 +26,20 @@ pub(crate) enum Action {
     Demote,
     /// What happened to the other replica.
     Notify,
+    /// A reloadable parameter was changed.
+    ReloadAgent,
 }
 
 impl Action {
     /// Every action.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Start,
         Self::Stop,
         Self::Monitor,
         Self::Promote,
         Self::Demote,
         Self::Notify,
+        Self::ReloadAgent,
         Self::ValidateAll,
         Self::MetaData,
     ];
@@ -57,6 +60,7 @@ impl Action {
             Self::Promote => "promote",
             Self::Demote => "demote",
             Self::Notify => "notify",
+            Self::ReloadAgent => "reload-agent",
         }
     }
 
@@ -65,7 +69,7 @@ impl Action {
     pub(crate) fn timeout(self) -> Duration {
         Duration::from_secs(match self {
             Self::Start | Self::Stop | Self::Promote | Self::Demote => 60,
-            Self::Monitor | Self::Notify | Self::ValidateAll => 20,
+            Self::Monitor | Self::Notify | Self::ReloadAgent | Self::ValidateAll => 20,
             Self::MetaData => 5,
         })
     }

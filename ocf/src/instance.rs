@@ -17,7 +17,7 @@ use crate::cluster;
 use crate::engine::{self, Engine};
 use crate::environment::Environment;
 use crate::exit::{Failure, inform, warn};
-use crate::score;
+use crate::score::{self, Score};
 
 /// One VM on this node.
 #[derive(Debug)]
@@ -35,19 +35,21 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// The instance of `vm`, which `config` describes.
+    /// The instance of `vm`, which `config` describes, for an action that has been going on since
+    /// `begun`.
     pub(crate) fn new(
         vm: VmName,
         config: PathBuf,
         environment: Environment,
         budget: Duration,
+        begun: Instant,
     ) -> Self {
         Self {
             vm,
             config,
             environment,
             budget,
-            begun: Instant::now(),
+            begun,
             waiting_for: RefCell::default(),
         }
     }
@@ -96,19 +98,26 @@ impl Instance {
 
     /// Sets the promotion score that fits the engine.
     pub(crate) async fn refresh_score(&self, engine: &Engine) {
-        self.waits_for("Pacemaker to take the promotion score");
+        self.waits_for("kemari-agent to say who may boot");
         let first_boot = match engine {
             Engine::Answers(status) if status.role == Role::Waiting => self.may_boot(status).await,
             _ => false,
         };
-        score::publish(&self.environment, score::of(engine, first_boot)).await;
+        self.publish(score::of(engine, first_boot)).await;
+    }
+
+    /// Hands a score to Pacemaker. The action itself is done by then, so no more than half of the
+    /// time that is left is spent on it.
+    pub(crate) async fn publish(&self, score: Score) {
+        self.waits_for("Pacemaker to take the promotion score");
+        score::publish(&self.environment, score, self.left() / 2).await;
     }
 
     async fn may_boot(&self, own: &ReplicaStatus) -> bool {
         if !self.environment.under_pacemaker {
             return false;
         }
-        let verdict = match cluster::view(self.budget / 4).await {
+        let verdict = match cluster::view(self.left() / 4).await {
             Ok(view) => score::may_boot(&view, own),
             Err(failure) => Err(failure.reason),
         };

@@ -34,10 +34,19 @@ use action::Action;
 use environment::Environment;
 use exit::{Code, Failure, Outcome};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let name = env::args_os().nth(1).unwrap_or_default();
-    match run(&name.to_string_lossy()).await {
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::generic(format!("Cannot begin: {error}")))
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(run(&name.to_string_lossy()));
+            // A thread that hangs in a file system must not hold the answer back.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
         Ok(code) => code.into(),
         Err(failure) => {
             exit::tell_reason(&failure.reason);

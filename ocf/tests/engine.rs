@@ -20,10 +20,22 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use zbus::fdo;
 
-/// A replica with a role and a power button only.
+/// A replica with a role, a power button and a monitor only.
 struct StandIn {
     role: Arc<Mutex<Role>>,
     guest: Guest,
+}
+
+/// What the engine's own thread does, which takes the monitor's requests.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Conductor {
+    /// It waits for something to do.
+    #[default]
+    Idle,
+    /// It waits for something that does not end.
+    Hangs,
+    /// It has much to do, and counts what is done.
+    Busy,
 }
 
 /// What the power button does.
@@ -33,6 +45,11 @@ struct Guest {
     pressed: Arc<AtomicU32>,
     /// The engine ends when this is told; a guest that ignores the button has none.
     off: Option<Arc<Notify>>,
+    conductor: Conductor,
+    /// What `info migrate` counts.
+    counted: Arc<AtomicU32>,
+    /// Its licence is `paired` and the pair in sync; nothing is ever committed.
+    paired: bool,
 }
 
 #[zbus::interface(name = "org.kemari.Replica1")]
@@ -43,13 +60,17 @@ impl StandIn {
             node: "node1".parse().expect("a name"),
             pid: 1,
             role: *self.role.lock().expect("not poisoned"),
-            licence: Licence::Solo,
-            in_sync: false,
+            licence: if self.guest.paired {
+                Licence::Paired
+            } else {
+                Licence::Solo
+            },
+            in_sync: self.guest.paired,
             running: true,
             generation: Generation::new(1),
             epoch: Epoch::new(0),
             disks: DiskState::None,
-            peer: String::new(),
+            peer: "node2".to_owned(),
             listen: String::new(),
             detail: "it stands in".to_owned(),
         }
@@ -57,6 +78,18 @@ impl StandIn {
 
     fn promote(&self, _how: Promotion, _generation: Generation) -> fdo::Result<()> {
         Err(fdo::Error::Failed("only the agent promotes".to_owned()))
+    }
+
+    async fn monitor(&self, line: &str) -> fdo::Result<String> {
+        match (line, self.guest.conductor) {
+            ("info migrate", Conductor::Busy) => {
+                let counted = self.guest.counted.fetch_add(1, Ordering::SeqCst);
+                Ok(format!("transferred: {counted} KiB\n"))
+            }
+            ("info migrate", _) => Ok("transferred: 0 KiB\n".to_owned()),
+            (_, Conductor::Idle) => Err(fdo::Error::Failed("there is no balloon".to_owned())),
+            _ => std::future::pending().await,
+        }
     }
 
     fn power_button(&self) {
@@ -209,6 +242,163 @@ fn a_silent_engine_is_failed_before_the_timeout() {
         1,
         "waiting for the engine's control socket to close",
     );
+}
+
+/// A system bus that accepts connections and says nothing, as one of a systemd that hangs.
+#[test]
+fn a_silent_bus_lets_no_action_outlive_its_timeout() {
+    let agent = |node: &Node, action: &str| {
+        let address = format!("unix:path={}", node.path("bus").display());
+        let mut agent = node.agent(action);
+        agent.env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        agent.env("OCF_RESKEY_CRM_meta_timeout", "1500");
+        agent.env("OCF_RESKEY_crm_feature_set", "3.16.1");
+        agent.env("OCF_RESKEY_CRM_meta_promoted_max", "1");
+        agent
+    };
+    let node = node();
+    let _bus = SilentListener::bind(node.path("bus")).expect("it binds");
+    fails(
+        &mut agent(&node, "monitor"),
+        1,
+        "whether kemari-vm@vm.service has ended",
+    );
+    fails(
+        &mut agent(&node, "stop"),
+        1,
+        "waiting for kemari-vm@vm.service to end",
+    );
+    fails(&mut agent(&node, "promote"), 1, "systemd does not say");
+    fails(&mut agent(&node, "demote"), 1, "systemd does not say");
+    assert_eq!(
+        agent(&node, "notify").status().expect("it runs").code(),
+        Some(0)
+    );
+    let _engine = serve(&node, Role::Waiting);
+    assert_eq!(
+        agent(&node, "monitor").status().expect("it runs").code(),
+        Some(0)
+    );
+    fails(&mut agent(&node, "promote"), 1, "waiting for kemari-agent");
+}
+
+/// The agent promoted the replica, and hangs since: `promote` finds the work done, and a
+/// notification is lost without a failure.
+#[test]
+fn a_kemari_agent_that_hangs_undoes_nothing() {
+    let node = node();
+    let _bus = SilentListener::bind(node.path("bus")).expect("it binds");
+    let _engine = serve(&node, Role::Active);
+    for (action, code) in [("promote", 0), ("notify", 0), ("monitor", 8)] {
+        let mut agent = node.agent(action);
+        let address = format!("unix:path={}", node.path("bus").display());
+        agent.env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        agent.env("OCF_RESKEY_CRM_meta_timeout", "2000");
+        for (key, value) in [
+            ("type", "post"),
+            ("operation", "stop"),
+            ("stop_uname", "node2"),
+        ] {
+            agent.env(format!("OCF_RESKEY_CRM_meta_notify_{key}"), value);
+        }
+        let warned = action != "monitor";
+        assert_eq!(
+            says(&mut agent, "systemctl start kemari-agent"),
+            (Some(code), warned)
+        );
+    }
+}
+
+#[test]
+fn a_silent_engine_lets_no_action_outlive_its_timeout() {
+    let node = node();
+    let _silent = SilentListener::bind(node.path("vm.sock")).expect("it binds");
+    for (action, code, word) in [
+        ("promote", 1, "did not answer"),
+        ("demote", 1, "did not answer"),
+        (
+            "stop",
+            1,
+            "waiting for the engine's control socket to close",
+        ),
+    ] {
+        for level in ["0", "10"] {
+            let mut agent = node.agent(action);
+            agent.env("OCF_RESKEY_CRM_meta_timeout", "1000");
+            agent.env("OCF_CHECK_LEVEL", level);
+            fails(&mut agent, code, word);
+        }
+    }
+    assert_eq!(
+        node.agent("notify")
+            .env("OCF_RESKEY_CRM_meta_timeout", "1000")
+            .status()
+            .expect("it runs")
+            .code(),
+        Some(0)
+    );
+    assert_eq!(node.exit("reload-agent"), 0);
+}
+
+/// A deep monitor with two seconds, of a replica like this.
+fn deep_monitor(role: Role, guest: Guest) -> (Option<i32>, String) {
+    let node = node();
+    let _engine = serve_guest(&node, role, guest);
+    let mut monitor = node.agent("monitor");
+    monitor.env("OCF_CHECK_LEVEL", "10");
+    monitor.env("OCF_RESKEY_CRM_meta_timeout", "2000");
+    let output = monitor.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_deep_monitor_fails_a_replica_that_answers_and_does_not_work() {
+    for (role, sound, failed) in [
+        (Role::Active, 8, 9),
+        (Role::Passive, 0, 1),
+        (Role::Waiting, 0, 1),
+    ] {
+        for (conductor, code, word) in [
+            (Conductor::Idle, sound, ""),
+            (Conductor::Busy, sound, "is busy, and gets on"),
+            (
+                Conductor::Hangs,
+                failed,
+                "ocf-exit-reason:The engine of VM vm answers, but took no",
+            ),
+        ] {
+            let guest = Guest {
+                conductor,
+                ..Guest::default()
+            };
+            let (exit, said) = deep_monitor(role, guest.clone());
+            assert_eq!(exit, Some(code), "{role}: {said}");
+            assert!(said.contains(word), "{role}: {said}");
+        }
+    }
+}
+
+#[test]
+fn commits_that_do_not_come_are_told_and_are_no_failure_of_the_active_replica() {
+    let node = node();
+    let text = fs::read_to_string(node.path("vm.toml")).expect("it was written");
+    let quick = "[replication]\npeer_timeout_ms = 50\nepoch_ms_max = 1\n";
+    fs::write(node.path("vm.toml"), format!("{text}{quick}")).expect("writable");
+    let guest = Guest {
+        paired: true,
+        ..Guest::default()
+    };
+    let _engine = serve_guest(&node, Role::Active, guest);
+    for (timeout, word) in [
+        ("4000", "which has committed nothing"),
+        ("1000", "the time-out of this monitor is too short"),
+    ] {
+        let mut monitor = node.agent("monitor");
+        monitor.env("OCF_CHECK_LEVEL", "10");
+        monitor.env("OCF_RESKEY_CRM_meta_timeout", timeout);
+        assert_eq!(says(&mut monitor, word), (Some(8), true));
+    }
 }
 
 /// A demotion, told by Pacemaker that these replicas are stopped next.

@@ -14,12 +14,16 @@
 //!
 //! "provis.": the agents promoted it before Pacemaker did. Pacemaker calls `promote` when it has
 //! computed that, and finds the work done. An outdated replica is reported as failed so that
-//! Pacemaker restarts it: restarted it waits, and is resynchronised.
+//! Pacemaker restarts it: restarted it waits, and is resynchronised. At `OCF_CHECK_LEVEL` 10 a
+//! replica that is as assigned must also work (see `liveness.rs`).
 
 use kemari_api::Role;
+use kemari_api::replica::ReplicaStatus;
 
+use super::liveness;
 use crate::assigned::Assigned;
 use crate::engine::Engine;
+use crate::environment::CheckLevel;
 use crate::exit::{Code, Failure, Outcome};
 use crate::instance::Instance;
 
@@ -43,7 +47,25 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     if !never_started {
         instance.refresh_score(&engine).await;
     }
-    verdict.outcome
+    match (&engine, instance.environment.check) {
+        (Engine::Answers(status), CheckLevel::Deep) => {
+            deeper(instance, status, verdict.outcome).await
+        }
+        _ => verdict.outcome,
+    }
+}
+
+/// What a replica that is as assigned is said to be after a deep check.
+async fn deeper(instance: &Instance, status: &ReplicaStatus, outcome: Outcome) -> Outcome {
+    let failed = match outcome {
+        Ok(Code::RunningPromoted) => Code::FailedPromoted,
+        Ok(Code::Success) => Code::Generic,
+        _ => return outcome,
+    };
+    match liveness::check(instance, status).await {
+        Ok(()) => outcome,
+        Err(reason) => Err(Failure::new(failed, reason)),
+    }
 }
 
 fn judge(assigned: Option<Assigned>, engine: &Engine) -> Verdict {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use kemari_api::Role;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::assigned::Assigned;
 use crate::cluster::{self, Answer};
@@ -51,7 +51,13 @@ async fn ask(instance: &Instance, role: Role) -> Answer {
     instance.waits_for(format!("kemari-agent to promote VM {}", instance.vm));
     let patience = Instant::now() + instance.budget / 4;
     loop {
-        let answer = cluster::promote(&instance.vm).await;
+        let answer = match role {
+            // The work is done; an agent that hangs must not undo it.
+            Role::Active => timeout(instance.left() / 2, cluster::promote(&instance.vm))
+                .await
+                .unwrap_or_else(|_| Answer::Absent(cluster::MISSING.to_owned())),
+            _ => cluster::promote(&instance.vm).await,
+        };
         let absent = matches!(answer, Answer::Absent(_));
         if !absent || role == Role::Active || Instant::now() >= patience {
             return answer;
