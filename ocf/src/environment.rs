@@ -12,6 +12,7 @@ use std::time::Duration;
 use kemari_api::NodeName;
 
 use crate::action::Action;
+use crate::form::Form;
 use crate::transition::Transition;
 
 /// Kept back from the timeout, so that the agent gives its own reason before Pacemaker kills it.
@@ -52,6 +53,8 @@ pub(crate) struct Environment {
     pub(crate) node: Option<String>,
     /// What becomes of the replicas; `None` if Pacemaker did not say.
     pub(crate) transition: Option<Transition>,
+    /// What the resource is to Pacemaker. Only Pacemaker's word counts: see `under_pacemaker`.
+    pub(crate) form: Form,
     /// How thoroughly to look.
     pub(crate) check: CheckLevel,
     /// The operation's timeout.
@@ -88,6 +91,7 @@ impl Environment {
             shutdown_timeout: lookup("OCF_RESKEY_shutdown_timeout").filter(|text| !text.is_empty()),
             node: meta("on_node").filter(|name| !name.is_empty()),
             transition: Transition::read(meta),
+            form: Form::read(meta),
             check: CheckLevel::read(lookup("OCF_CHECK_LEVEL").as_deref()),
             timeout: meta("timeout")
                 .and_then(|ms| ms.parse().ok())

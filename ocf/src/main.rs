@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ocf:kemari:vm`, the resource agent, installed as `/usr/lib/ocf/resource.d/kemari/vm`.
 //!
+//! Cloned as promotable it shows both replicas; as a plain primitive it is one VM without a passive
+//! replica (`form.rs`).
+//!
 //! It translates Pacemaker's actions into requests to the engine of a VM, to systemd and to the
 //! node's kemari-agent, and their answers into OCF exit codes. It decides nothing about who may
 //! run: a promotion is asked of the agent, which knows the other nodes.
@@ -22,6 +25,7 @@ mod description;
 mod engine;
 mod environment;
 mod exit;
+mod form;
 mod instance;
 mod metadata;
 mod score;

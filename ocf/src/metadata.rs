@@ -33,7 +33,8 @@ the other one continues; neither the guest nor its clients can tell.
 
 The agent kemari-agent of the node decides who may run; this resource agent translates Pacemaker's \
 actions. It needs corosync, kemari-agent and /dev/kvm on each node that runs a replica, and the \
-meta attributes promotable=true notify=true clone-max=2 promoted-max=1.";
+meta attributes promotable=true notify=true clone-max=2 promoted-max=1. As a plain primitive, without \
+a clone, it runs one guest without protection, on the node where it ran last.";
 
 /// A parameter of the resource.
 #[derive(Debug)]

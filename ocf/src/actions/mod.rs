@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use kemari_api::VmName;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::action::Action;
 use crate::description;
@@ -37,15 +37,23 @@ pub(crate) async fn run(action: Action, environment: Environment) -> Outcome {
         Action::MetaData => return Ok(Code::Success),
         Action::ReloadAgent => return reload::run(&environment),
         Action::ValidateAll => {
-            return on_files(action, budget, move || {
+            return on_files(action, begun, budget, move || {
                 description::validate(&environment, environment.check).map(|()| Code::Success)
             })
             .await;
         }
         Action::Start => {
-            let read = environment.clone();
-            let vm = on_files(action, budget, move || description::startable(&read)).await?;
-            Some(instance_of(vm, environment, budget, begun)?)
+            let known = known_instance(action, environment.clone(), budget, begun).await?;
+            match known {
+                // What runs needs nothing that may be missing meanwhile.
+                Some(known) if known.answers().await => Some(known),
+                _ => {
+                    let read = environment.clone();
+                    let startable = move || description::startable(&read);
+                    let vm = on_files(action, begun, budget, startable).await?;
+                    Some(instance_of(vm, environment, budget, begun)?)
+                }
+            }
         }
         _ => known_instance(action, environment, budget, begun).await?,
     };
@@ -58,10 +66,11 @@ pub(crate) async fn run(action: Action, environment: Environment) -> Outcome {
 /// Reads files by `read`, for no longer than the action may take.
 async fn on_files<T: Send + 'static>(
     action: Action,
+    begun: Instant,
     budget: Duration,
     read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    match timeout(budget, tokio::task::spawn_blocking(read)).await {
+    match timeout_at(begun + budget, tokio::task::spawn_blocking(read)).await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(Failure::generic(format!("{action} broke off: {error}"))),
         Err(_) => Err(Failure::generic(format!(
@@ -102,9 +111,10 @@ async fn known_instance(
     begun: Instant,
 ) -> Result<Option<Instance>, Failure> {
     let path = description::config_path(&environment)?.to_owned();
-    let vm = on_files(action, budget, move || {
+    let vm = on_files(action, begun, budget, move || {
         let vm = description::vm(&path);
         if vm.is_none()
+            && action != Action::Start
             && let Err(failure) = description::load(&path)
         {
             inform(format!("No VM of this resource can run here: {failure}"));

@@ -27,9 +27,20 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         }
         Engine::Dead(reason) | Engine::Mute(reason) => return Err(Failure::generic(reason)),
     };
-    match ask(instance, status.role).await {
+    let active = make_active(instance, status.role).await?;
+    instance.remember(Assigned::Promoted)?;
+    instance.refresh_score(&active).await;
+    Ok(Code::Success)
+}
+
+/// Has the agent make a replica of this role active, and waits until it says so itself.
+///
+/// # Errors
+/// `OCF_ERR_GENERIC`: what stands against it.
+pub(super) async fn make_active(instance: &Instance, role: Role) -> Result<Engine, Failure> {
+    match ask(instance, role).await {
         Answer::Done => {}
-        Answer::Absent(remedy) if status.role == Role::Active => warn(remedy),
+        Answer::Absent(remedy) if role == Role::Active => warn(remedy),
         Answer::Absent(remedy) => return Err(Failure::generic(remedy)),
         Answer::Refused(reason) => {
             return Err(Failure::generic(format!(
@@ -40,10 +51,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     }
     instance.waits_for("the replica to be active");
     let status = engine::until(&instance.vm, |status| status.role == Role::Active).await;
-    instance.remember(Assigned::Promoted)?;
-    let engine = Engine::Answers(Box::new(status));
-    instance.refresh_score(&engine).await;
-    Ok(Code::Success)
+    Ok(Engine::Answers(Box::new(status)))
 }
 
 /// An agent that is away may be on its way: started with the node, restarted by an upgrade.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::engine::{self, Contact};
 use crate::environment::Environment;
 use crate::exit::{Code, Failure, inform, warn};
+use crate::form::Form;
 use crate::instance::Instance;
 use crate::unit::Systemd;
 
@@ -81,7 +82,9 @@ pub(super) async fn offer(
 ) -> Result<Guest, Failure> {
     let limit = timeout_or_default(&instance.environment);
     let patience = limit.min(instance.left() / 2);
-    if patience.is_zero() || !is_due(&instance.environment, status, step) {
+    // A plain primitive is stopped for good: Pacemaker knows of no instance to go on at.
+    let plain = instance.form() == Form::Plain && step == Step::Stop && status.role == Role::Active;
+    if patience.is_zero() || !(plain || is_due(&instance.environment, status, step)) {
         return Ok(Guest::StillOn);
     }
     let vm = &instance.vm;
