@@ -42,9 +42,13 @@ build: tools ## Build the programs
 	$(CARGO) build --release --workspace --bins
 
 .PHONY: package
-package: build cargo-deb ## Build the Debian package into target/debian
+package: build pages cargo-deb ## Build the Debian package into target/debian
 	rm -f $(DEB_DIRECTORY)/kemari_*.deb
 	$(CARGO) deb --package kemari-ocf --no-build --fast --output $(DEB_DIRECTORY)/
+
+.PHONY: pages
+pages: tools ## Write kemarictl's manual pages and shell completions into target/pages
+	$(CARGO) run --quiet --release --package kemari-agent --example pages -- target/pages
 
 .PHONY: lint
 lint: tools cargo-deny ## Check formatting, lints, licences and advisories
@@ -69,6 +73,11 @@ fuzz: cargo-fuzz ## Fuzz every target for FUZZ_SECONDS (300) each; the fuzzer st
 sim: rust ## Simulate SEEDS (100000) histories of a pair with every fault; SEED=n tells one as a story
 	$(if $(SEED),SEED=$(SEED)) SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --quiet --release \
 		--package kemari-replication --test simulator campaign -- --ignored --nocapture
+
+.PHONY: model
+model: rust ## Check the model of who may run within larger bounds (some minutes); counts are printed
+	$(CARGO) test --quiet --release --package kemari-agent --test model -- --include-ignored \
+		--nocapture --test-threads=1
 
 .PHONY: bench
 bench: root package ## Measure checkpoints, copies and failover beside their baselines (a quarter of an hour)

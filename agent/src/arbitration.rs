@@ -11,6 +11,7 @@
 mod claim;
 mod cluster;
 mod failover;
+mod force;
 mod learning;
 pub mod message;
 mod protect;
@@ -20,7 +21,7 @@ mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kemari_api::agent::{ClusterView, ReplicaView};
+use kemari_api::agent::{ClusterView, ReplicaView, Vote};
 use kemari_api::replica::{Promotion, ReplicaStatus};
 use kemari_api::{Generation, NodeName, Role, VmName};
 
@@ -39,6 +40,8 @@ pub enum Grounds {
     Majority(usize),
     /// Fewer than three nodes: Pacemaker, which fences, asked for it.
     Pacemaker,
+    /// A person forced it, and so many agents have recorded that.
+    Person(usize),
 }
 
 /// What an engine was asked.
@@ -66,7 +69,7 @@ impl std::fmt::Display for Command {
 }
 
 /// What happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The nodes of `corosync.conf`.
     Configured(BTreeSet<NodeName>),
@@ -98,6 +101,13 @@ pub enum Event {
         /// Comes back in [`Action::Answer`].
         request: RequestId,
     },
+    /// A person asks that the local replica run, whatever nodes that are away may hold.
+    ForceRequested {
+        /// The VM, as the person typed it.
+        vm: VmName,
+        /// Comes back in [`Action::Answer`].
+        request: RequestId,
+    },
     /// The caller waits no longer; the answer says what was missing.
     Cancelled(RequestId),
     /// Pacemaker says that the passive replica on `node` was stopped or its node fenced.
@@ -123,7 +133,7 @@ pub enum Event {
 }
 
 /// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Say this to every agent.
     Multicast(Message),
@@ -164,7 +174,7 @@ pub enum Action {
     Protect {
         /// The VM.
         vm: VmName,
-        /// `kemari:tcp:HOST:PORT`.
+        /// An address such as `kemari:tls:HOST:PORT`.
         address: String,
     },
     /// The answer to a request.
@@ -183,8 +193,9 @@ pub enum Action {
     },
 }
 
-/// The state machine of one agent.
-#[derive(Debug, Clone)]
+/// The state machine of one agent. What it does next depends on nothing but its value, so a model
+/// checker may copy and compare it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Arbiter {
     cluster: Cluster,
     vms: BTreeMap<VmName, Vm>,
@@ -246,6 +257,11 @@ impl Arbiter {
                 out.push(self.announcement());
             }
             Event::PromoteRequested { vm, request } => self.vm(&vm).requested(request),
+            Event::ForceRequested { vm, request } => {
+                let vm = self.vm(&vm);
+                vm.forced(request);
+                force::note(vm, out);
+            }
             Event::Cancelled(request) => {
                 for vm in self.vms.values_mut() {
                     vm.cancelled(&self.cluster, request, out);
@@ -375,6 +391,22 @@ impl Arbiter {
                 .map(|record| (record.vm.clone(), record.generation, record.holder.clone()))
                 .collect(),
         }
+    }
+
+    /// What every agent is known to have recorded of a VM, this one's own vote first.
+    #[must_use]
+    pub fn votes(&self, vm: &VmName) -> Vec<Vote> {
+        let Some(vm) = self.vms.get(vm) else {
+            return Vec::new();
+        };
+        vm.votes(&self.cluster.node)
+            .map(|(node, record)| Vote {
+                node: node.clone(),
+                generation: record.generation,
+                holder: record.holder.clone(),
+                purpose: record.purpose.to_string(),
+            })
+            .collect()
     }
 
     /// How many nodes are configured.

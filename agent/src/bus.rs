@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use kemari_api::agent::{self, ClusterView, Gone};
+use kemari_api::agent::{self, ClusterView, Gone, Vote};
 use kemari_api::{NodeName, VmName};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -34,6 +34,22 @@ pub enum Input {
         answer: oneshot::Sender<Result<(), String>>,
         /// Filled with what names the request in [`Input::Cancel`].
         cancel: oneshot::Sender<u64>,
+    },
+    /// `ForceActive`.
+    ForceActive {
+        /// The VM.
+        vm: VmName,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<(), String>>,
+        /// Filled with what names the request in [`Input::Cancel`].
+        cancel: oneshot::Sender<u64>,
+    },
+    /// `Votes`.
+    Votes {
+        /// The VM.
+        vm: VmName,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Vec<Vote>, String>>,
     },
     /// The time of a `Promote` is over.
     Cancel(u64),
@@ -68,9 +84,44 @@ impl Service {
     }
 
     async fn promote(&self, vm: VmName) -> fdo::Result<()> {
+        self.wait_for(|answer, cancel| Input::Promote { vm, answer, cancel })
+            .await
+    }
+
+    async fn votes(&self, vm: VmName) -> fdo::Result<Vec<Vote>> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.inputs.send(Input::Votes { vm, answer });
+        answered
+            .await
+            .map_err(|_| ends())?
+            .map_err(fdo::Error::Failed)
+    }
+
+    async fn force_active(&self, vm: VmName, typed: String) -> fdo::Result<()> {
+        if typed != vm.as_str() {
+            return Err(fdo::Error::Failed(format!(
+                "Nothing was done: {typed:?} is not the name of VM {vm}"
+            )));
+        }
+        self.wait_for(|answer, cancel| Input::ForceActive { vm, answer, cancel })
+            .await
+    }
+
+    fn passive_gone(&self, vm: VmName, node: NodeName, how: Gone) {
+        debug!(%vm, %node, ?how, "Pacemaker says that a passive replica is gone");
+        let _ = self.inputs.send(Input::PassiveGone { vm, node });
+    }
+}
+
+impl Service {
+    /// Makes a request and waits for its answer, at most [`ANSWER_MAX`].
+    async fn wait_for(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<(), String>>, oneshot::Sender<u64>) -> Input,
+    ) -> fdo::Result<()> {
         let (answer, mut answered) = oneshot::channel();
         let (cancel, number) = oneshot::channel();
-        let _ = self.inputs.send(Input::Promote { vm, answer, cancel });
+        let _ = self.inputs.send(request(answer, cancel));
         let number = number.await.map_err(|_| ends())?;
         let result = if let Ok(result) = timeout(ANSWER_MAX, &mut answered).await {
             result
@@ -79,11 +130,6 @@ impl Service {
             answered.await
         };
         result.map_err(|_| ends())?.map_err(fdo::Error::Failed)
-    }
-
-    fn passive_gone(&self, vm: VmName, node: NodeName, how: Gone) {
-        debug!(%vm, %node, ?how, "Pacemaker says that a passive replica is gone");
-        let _ = self.inputs.send(Input::PassiveGone { vm, node });
     }
 }
 

@@ -6,6 +6,7 @@
 //! ends, membership counts as lost, and the threads connect again when it is back. The two
 //! services are not ordered against each other. Nothing is decided here.
 
+pub mod advice;
 mod group;
 mod nodes;
 mod quorum;
@@ -22,6 +23,7 @@ use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
+use advice::{Advice, Fencing, Settings};
 use group::{Group, Outlet};
 use nodes::NodeList;
 use quorum::Quorum;
@@ -120,8 +122,9 @@ pub fn start(inputs: &UnboundedSender<Input>, outbound: Receiver<Vec<u8>>) -> io
 
 fn follow_quorum(inputs: &UnboundedSender<Input>) {
     let mut said = None;
+    let mut advised = Vec::new();
     while !inputs.is_closed() {
-        let error = match serve_quorum(inputs, &mut said) {
+        let error = match serve_quorum(inputs, &mut said, &mut advised) {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -149,16 +152,33 @@ fn complain_once(said: &mut Option<String>, error: &CorosyncError) {
     }
 }
 
+/// Logs what in the configuration will hurt, unless that was said before.
+fn advise(before: &mut Vec<Advice>) {
+    // Whoever cannot be asked now will be asked at the next connection.
+    let Ok(settings) = Settings::read() else {
+        return;
+    };
+    let advice = settings.advice(Fencing::Unknown);
+    if advice != *before {
+        for Advice { found, remedy } in &advice {
+            warn!(%remedy, "Corosync's configuration: {found}");
+        }
+        *before = advice;
+    }
+}
+
 /// Follows one run of Corosync to its end.
 fn serve_quorum(
     inputs: &UnboundedSender<Input>,
     said: &mut Option<String>,
+    said_of_settings: &mut Vec<Advice>,
 ) -> Result<std::convert::Infallible, CorosyncError> {
     let quorum = Quorum::open()?;
     let mut nodes = NodeList::read()?;
     *said = None;
     info!(node = %nodes.local, nodes = nodes.configured().len(), "Connected to Corosync");
     let _ = inputs.send(nodes.input());
+    advise(said_of_settings);
     loop {
         for change in quorum.wait()? {
             let _ = inputs.send(Input::Quorum {

@@ -21,6 +21,8 @@ use crate::arbitration::message::{Message, Record};
 use crate::arbitration::{Action, Arbiter, Event, Grounds, RequestId};
 use crate::engines::{self, Engines};
 use crate::journal::mono_us;
+use crate::metrics::counters::{Counters, Other};
+use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
 use crate::{bus, corosync};
 
@@ -33,16 +35,16 @@ enum Durable {
     Admitted,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. Metrics are served at `ADDRESS:PORT`, or nowhere if that is `none`.
 ///
 /// # Errors
 /// When something the agent cannot do without is missing on this node: its directories, its
 /// records, the possibility to make threads.
-pub async fn run() -> anyhow::Result<()> {
+pub async fn run(metrics_at: &str) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        result = serve() => result?,
+        result = serve(metrics_at) => result?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -51,7 +53,7 @@ pub async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve() -> anyhow::Result<()> {
+async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     let state_dir = place::state_dir();
     let store = Store::open(&state_dir)
         .with_context(|| format!("The agent needs {} to write to", state_dir.display()))?;
@@ -75,6 +77,11 @@ async fn serve() -> anyhow::Result<()> {
     let engines = Engines::start(node.clone(), engine_inputs)
         .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
     let (durable, from_durable) = start_records(store)?;
+    let (wanted, metrics_wanted) = unbounded_channel();
+    if let Err(error) = metrics::server::start(metrics_at, wanted, engines.clone()) {
+        let error = anyhow::Error::new(error);
+        warn!(error = format!("{error:#}"), "No metrics; all else works");
+    }
 
     let mut daemon = Daemon {
         arbiter: Arbiter::new(node.clone(), records, admitted),
@@ -89,13 +96,20 @@ async fn serve() -> anyhow::Result<()> {
         status_text: String::new(),
         on_bus,
         ready: false,
+        counters: Counters::default(),
     };
     daemon.handle(Event::Configured(configured));
     for input in earlier {
         daemon.hear_corosync(input);
     }
     daemon
-        .serve(from_corosync, from_engines, from_bus, from_durable)
+        .serve(
+            from_corosync,
+            from_engines,
+            from_bus,
+            from_durable,
+            metrics_wanted,
+        )
         .await
 }
 
@@ -149,7 +163,9 @@ async fn first_contact(
 fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
     match request {
         bus::Input::Status(answer) => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
-        bus::Input::Promote { answer, cancel, .. } => {
+        bus::Input::Votes { answer, .. } => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
+        bus::Input::Promote { answer, cancel, .. }
+        | bus::Input::ForceActive { answer, cancel, .. } => {
             let _ = cancel.send(0);
             let _ = answer.send(Err(NO_COROSYNC.to_owned()));
         }
@@ -215,6 +231,7 @@ struct Daemon {
     status_text: String,
     on_bus: bool,
     ready: bool,
+    counters: Counters,
 }
 
 impl Daemon {
@@ -224,6 +241,7 @@ impl Daemon {
         mut from_engines: UnboundedReceiver<engines::Input>,
         mut from_bus: UnboundedReceiver<bus::Input>,
         mut from_durable: UnboundedReceiver<Record>,
+        mut metrics_wanted: UnboundedReceiver<Wanted>,
     ) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -241,6 +259,10 @@ impl Daemon {
                 _ = tick.tick() => {
                     self.handle(Event::Tick);
                     let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                }
+                Some(Wanted(answer)) = metrics_wanted.recv() => {
+                    let _ = answer.send(self.snapshot());
+                    continue;
                 }
             }
             self.tell_systemd();
@@ -346,11 +368,15 @@ impl Daemon {
             }
             bus::Input::Promote { vm, answer, cancel } => {
                 info!(%vm, t_mono_us = mono_us(), "Pacemaker asks for promotion");
-                self.last_request += 1;
-                let request = RequestId(self.last_request);
-                let _ = cancel.send(self.last_request);
-                self.answers.insert(request, answer);
+                let request = self.new_request(answer, cancel);
                 self.handle(Event::PromoteRequested { vm, request });
+            }
+            bus::Input::ForceActive { vm, answer, cancel } => {
+                let request = self.new_request(answer, cancel);
+                self.handle(Event::ForceRequested { vm, request });
+            }
+            bus::Input::Votes { vm, answer } => {
+                let _ = answer.send(Ok(self.arbiter.votes(&vm)));
             }
             bus::Input::Cancel(number) => self.handle(Event::Cancelled(RequestId(number))),
             bus::Input::PassiveGone { vm, node } => {
@@ -361,14 +387,47 @@ impl Daemon {
         }
     }
 
+    fn new_request(
+        &mut self,
+        answer: oneshot::Sender<Result<(), String>>,
+        cancel: oneshot::Sender<u64>,
+    ) -> RequestId {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        let _ = cancel.send(self.last_request);
+        self.answers.insert(request, answer);
+        request
+    }
+
     fn handle(&mut self, event: Event) {
         for action in self.arbiter.handle(event) {
             self.carry_out(action);
         }
     }
 
+    /// What metrics are made of, but for what the engines tell.
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            view: self.arbiter.view(),
+            nodes: self.arbiter.configured(),
+            counters: self.counters.clone(),
+            figures: BTreeMap::new(),
+        }
+    }
+
+    fn count(&mut self, action: &Action) {
+        let (arbiter, node) = (&self.arbiter, &self.node);
+        self.counters.count(action, |vm| {
+            let there = arbiter.view().replicas.iter().any(|replica| {
+                replica.present && replica.status.vm == *vm && replica.status.node != *node
+            });
+            if there { Other::Present } else { Other::Lost }
+        });
+    }
+
     fn carry_out(&mut self, action: Action) {
         tell(&action);
+        self.count(&action);
         match action {
             Action::Multicast(message) => match message.encode() {
                 Ok(bytes) => drop(self.multicast.send(bytes)),
@@ -468,6 +527,9 @@ fn tell_grounds(vm: &kemari_api::VmName, generation: kemari_api::Generation, gro
     match grounds {
         Grounds::Majority(votes) => {
             info!(%vm, %generation, votes, t_mono_us, "Claim recorded by majority");
+        }
+        Grounds::Person(votes) => {
+            warn!(%vm, %generation, votes, t_mono_us, "Claim recorded because a person forces it");
         }
         Grounds::Pacemaker => {
             info!(%vm, %generation, t_mono_us, "Claim recorded on Pacemaker's word");

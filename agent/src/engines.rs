@@ -77,6 +77,25 @@ impl Engines {
         Ok(engines)
     }
 
+    /// Engines of which nothing is known and for which nobody looks.
+    #[cfg(test)]
+    pub(crate) fn without_any(node: NodeName, inputs: UnboundedSender<Input>) -> Self {
+        Self {
+            node,
+            inputs,
+            proxies: Arc::default(),
+        }
+    }
+
+    /// Every engine that there is a connection to.
+    #[must_use]
+    pub fn known(&self) -> Vec<(VmName, ReplicaProxy<'static>)> {
+        self.with_proxies(|proxies| {
+            let pair = |(vm, proxy): (&VmName, &ReplicaProxy<'static>)| (vm.clone(), proxy.clone());
+            proxies.iter().map(pair).collect()
+        })
+    }
+
     /// One task a VM, woken each time its socket appears.
     async fn meet(self, mut names: UnboundedReceiver<VmName>) {
         let mut known: BTreeMap<VmName, Arc<Notify>> = BTreeMap::new();

@@ -8,9 +8,11 @@
 
 pub mod arbitration;
 pub mod bus;
+pub mod command;
 pub mod corosync;
 pub mod daemon;
 pub mod engines;
 pub mod journal;
+pub mod metrics;
 pub mod operator;
 pub mod records;

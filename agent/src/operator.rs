@@ -1,120 +1,149 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `kemarictl` does: questions to the agent and to the engines of this node.
+//! What `kemarictl` does: questions and requests to the agent, to the engines of this node and to
+//! Pacemaker. It decides nothing.
 
+mod compare;
 mod console;
+mod doctor;
+mod force;
+mod keygen;
 mod monitor;
+mod overview;
+mod pacemaker;
+mod paint;
+mod pair;
+mod place_of;
+mod progress;
+mod report;
+mod roles;
+mod status;
 mod table;
+mod terminal;
+mod top;
 
-use std::fs;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use kemari_api::agent::{AgentProxy, ClusterView, ReplicaView};
-use kemari_api::replica::{self, ReplicaStatus};
-use kemari_api::{VmName, place};
+use anyhow::Context;
+use kemari_api::VmName;
+use kemari_api::agent::{AgentProxy, ClusterView};
+use kemari_api::replica::{ReplicaProxy, ReplicaStatus, refusal_text};
+use serde::Serialize;
 use tokio::time::timeout;
 
-pub use console::{Attachment, Input, attach};
-pub use monitor::{converse, run_one};
+use crate::command::{Command, Ended, Exit};
+use console::{Attachment, Input};
+pub use keygen::Keygen;
 
 /// How long an agent or an engine may take to answer a question.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Prints the cluster, or without an agent the engines of this node.
-///
-/// # Errors
-/// When `vm` is not known here, or output cannot be written.
-pub async fn status(vm: Option<&VmName>) -> anyhow::Result<()> {
-    let text = match ask_agent().await {
-        Ok(view) => table::cluster(&view, vm),
-        Err(error) => {
-            eprintln!(
-                "kemarictl: No answer from kemari-agent ({error:#}), showing this node's engines \
-                 only. Is kemari-agent.service running?"
-            );
-            let engines = local_replicas().await?;
-            let known: Vec<_> = engines
-                .into_iter()
-                .filter(|status| vm.is_none_or(|vm| status.vm == *vm))
-                .map(|status| ReplicaView {
-                    status,
-                    present: true,
-                })
-                .collect();
-            (!known.is_empty() || vm.is_none()).then(|| table::replicas(&known))
-        }
-    };
-    match (text, vm) {
-        (Some(text), _) => print(&text),
-        (None, Some(vm)) => bail!(
-            "No replica of VM {vm} is known here: `kemarictl status` shows all, `crm_mon -1` what \
-             Pacemaker manages"
-        ),
-        (None, None) => Ok(()),
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
+
+impl Form {
+    const fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
     }
 }
 
-/// Prints the names of the VMs whose engines run here.
+/// Does one command.
 ///
 /// # Errors
-/// When the run directory cannot be read, or output cannot be written.
-pub async fn list() -> anyhow::Result<()> {
-    let names: String = local_replicas()
-        .await?
-        .iter()
-        .map(|status| format!("{}\n", status.vm))
-        .collect();
-    print(&names)
+/// When it is not done; [`crate::command::exit_of`] tells with which exit status.
+pub async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Status { vm, json, check } => {
+            let need = if check {
+                status::Need::Protected
+            } else {
+                status::Need::Nothing
+            };
+            status::status(vm.as_ref(), Form::of(json), need).await
+        }
+        Command::Top => top::top().await,
+        Command::List { json } => status::list(Form::of(json)).await,
+        Command::Console {
+            vm,
+            from,
+            read_only,
+        } => {
+            let input = if read_only {
+                Input::Ignored
+            } else {
+                Input::Typed
+            };
+            console::attach(&vm, Attachment { from, input }).await
+        }
+        Command::Monitor { vm, command } if command.is_empty() => monitor::converse(&vm).await,
+        Command::Monitor { vm, command } => monitor::run_one(&vm, &command.join(" ")).await,
+        Command::Protect { vm, address } => pair::protect(&vm, address.as_deref()).await,
+        Command::Unprotect { vm } => pair::unprotect(&vm).await,
+        Command::Handover { vm, wait } => {
+            roles::handover(&vm, Duration::from_secs(wait.into())).await
+        }
+        Command::Failover { vm } => roles::failover(&vm).await,
+        Command::Resync { vm } => pair::resync(&vm).await,
+        Command::Outdate { vm } => roles::outdate(&vm).await,
+        Command::Verify { vm, json } => compare::verify(&vm, Form::of(json)).await,
+        Command::ForceActive { vm, yes_i_lose } => force::force(&vm, yes_i_lose.as_deref()).await,
+        Command::Doctor { json } => doctor::doctor(Form::of(json)).await,
+        Command::Keygen(keygen) => print(&keygen.run()?),
+        Command::Report { file } => report::report(file.as_deref()).await,
+    }
+}
+
+/// The agent of this node.
+async fn agent() -> anyhow::Result<AgentProxy<'static>> {
+    let connect = async {
+        let bus = zbus::Connection::system().await?;
+        AgentProxy::new(&bus).await
+    };
+    timeout(ANSWER_MAX, connect)
+        .await
+        .map_err(|_| no_agent("the system bus does not answer"))?
+        .map_err(|error| no_agent(&refusal_text(&error)).into())
+}
+
+fn no_agent(why: &str) -> Ended {
+    Ended::new(
+        Exit::NoAnswer,
+        format!("No answer from kemari-agent ({why}): is kemari-agent.service running?"),
+    )
 }
 
 async fn ask_agent() -> anyhow::Result<ClusterView> {
-    let ask = async {
-        let bus = zbus::Connection::system().await?;
-        AgentProxy::new(&bus).await?.status().await
-    };
-    timeout(ANSWER_MAX, ask)
+    let agent = agent().await?;
+    timeout(ANSWER_MAX, agent.status())
         .await
-        .with_context(|| format!("none within {} s", ANSWER_MAX.as_secs()))?
-        .map_err(|error| anyhow::anyhow!(kemari_api::replica::refusal_text(&error)))
+        .map_err(|_| no_agent(&format!("none within {} s", ANSWER_MAX.as_secs())))?
+        .map_err(|error| no_agent(&refusal_text(&error)).into())
 }
 
-/// Every engine of this node that answers; one that does not is named on standard error.
-async fn local_replicas() -> anyhow::Result<Vec<ReplicaStatus>> {
-    let directory = place::run_dir();
-    let entries = match fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("Cannot read {}", directory.display()));
-        }
+/// What an engine says of itself.
+async fn status_of(vm: &VmName, proxy: &ReplicaProxy<'static>) -> anyhow::Result<ReplicaStatus> {
+    let answer = timeout(ANSWER_MAX, proxy.status()).await;
+    let silent = || {
+        Ended::new(
+            Exit::NoAnswer,
+            format!("The engine of VM {vm} does not answer"),
+        )
     };
-    let mut replicas = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name();
-        let Some(vm) = name.to_str().and_then(place::vm_of_control_socket) else {
-            continue;
-        };
-        match local_replica(&vm).await {
-            Ok(status) => replicas.extend(status),
-            Err(error) => eprintln!("kemarictl: {error:#}"),
-        }
-    }
-    replicas.sort_by(|a, b| a.vm.cmp(&b.vm));
-    Ok(replicas)
+    Ok(answer.map_err(|_| silent())?.map_err(|_| silent())?)
 }
 
-/// `None`: a socket that a dead engine left behind.
-async fn local_replica(vm: &VmName) -> anyhow::Result<Option<ReplicaStatus>> {
-    let proxy = match replica::connect(vm).await {
-        Ok((proxy, _)) => proxy,
-        Err(replica::ConnectError::NotRunning { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let status = timeout(ANSWER_MAX, proxy.status())
-        .await
-        .with_context(|| format!("The engine of VM {vm} does not answer"))??;
-    Ok(Some(status))
+/// The refusal of an agent or an engine, in its words.
+fn refused(error: &zbus::Error) -> anyhow::Error {
+    Ended::refused(refusal_text(error)).into()
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value).context("Cannot write JSON")?;
+    print(&format!("{text}\n"))
 }
 
 /// Prints; that nobody reads any more is no error.

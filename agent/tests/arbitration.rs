@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The shipped state machine in a model cluster: chosen scenarios, and random histories.
 
+#[path = "arbitration/force.rs"]
+mod force;
 #[path = "arbitration/safety.rs"]
 mod safety;
 #[path = "arbitration/scenarios.rs"]

@@ -139,11 +139,11 @@ fn without_a_console_here_it_says_where() {
     let directory = tempfile::tempdir().unwrap();
     let _attached = engine(directory.path(), Role::Passive);
     let output = kemarictl(directory.path(), &[]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(5));
     assert_eq!(said(&output).1, "kemarictl: attach on node2\n");
     let empty = tempfile::tempdir().unwrap();
     let output = kemarictl(empty.path(), &[]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let told = said(&output).1;
     assert!(
         told.contains("No engine of VM vm runs on this node"),

@@ -17,6 +17,10 @@ use crate::observer::Observer;
 /// The replicated disk on each node.
 const DISK: &str = "/srv/kemari/disk";
 
+/// The key of every test cluster, as `kemarictl keygen` writes it. No secret.
+const CLUSTER_KEY: &str = "kemari-cluster-key-1 \
+    7465737420636c75737465723a206e6f7420736563726574206174616c6c2121\n";
+
 /// The guest of a protected VM.
 #[derive(Debug, Clone)]
 pub enum Guest {
@@ -115,6 +119,12 @@ impl<'a> ProtectedVm<'a> {
             }
             if let Some(mib) = vm.options.disk_mib {
                 vm.run(node, &format!("truncate -s {mib}M {DISK}"))?;
+            }
+            // Replicas speak TLS, as in a cluster that was set up by the book. Servers do without:
+            // emulated machines have no instructions for AES.
+            if matches!(vm.options.guest, Guest::Files(_)) {
+                let key = CLUSTER_KEY.as_bytes();
+                bed.write(node, "/etc/kemari/cluster.key", key, 0o600)?;
             }
             bed.write(node, "/etc/kemari/vm.toml", description.as_bytes(), 0o644)?;
             vm.start_agent(node)?;

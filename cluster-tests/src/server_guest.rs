@@ -26,7 +26,7 @@ use crate::debian_guest::DebianGuest;
 use crate::machines::Machines;
 use crate::server_vmm::{ServerHardware, ServerVm, ServerVmm};
 
-pub use checks::{ClockReport, alarming};
+pub use checks::{Alarms, ClockReport};
 pub(crate) use figures::iperf_mbit_per_s;
 pub use figures::{DiskFigures, DiskJob, PingFigures};
 pub use history::History;

@@ -4,23 +4,24 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 
 use kemari_api::VmName;
-use kemari_api::config::{DiskIo, DiskSection, NetworkSection, VmConfig};
+use kemari_api::config::{DiskIo, DiskSection, DiskStorage, NetworkSection, VmConfig};
 use kemari_replication::NetworkPort;
 use kemari_replication::storage::DiskNumber;
 use kemari_vmm::backend::{
-    Backends, DiscardPolicy, DiskAttachment, DiskBackend, DiskOptions, DiskSerial, DiskSerialError,
-    IoEngine, MacAddress, MacAddressError, NetworkAttachment, OpenDiskError, OpenTapError, RawDisk,
-    Tap, TapOptions,
+    Backends, DiscardPolicy, DiskAttachment, DiskBackend, DiskGeometry, DiskOptions, DiskSerial,
+    DiskSerialError, IoEngine, MacAddress, MacAddressError, NetworkAttachment, OpenDiskError,
+    OpenTapError, RawDisk, Tap, TapOptions,
 };
 use thiserror::Error;
 
 use crate::disk::SharedDisk;
 use crate::machine_config::open_boot_disk;
 use crate::outputs::{Interface, Outputs, TappedConsole, TappedNetwork, TypedInput};
-use crate::storage::Storage;
+use crate::storage::{HeldDisk, Storage};
 
 /// Something the description names could not be opened.
 #[derive(Debug, Error)]
@@ -84,8 +85,23 @@ struct Plug {
 /// One disk.
 #[derive(Debug)]
 struct Platter {
+    /// In the description.
+    id: String,
     serial: DiskSerial,
     disk: SharedDisk,
+    access: Access,
+}
+
+/// Whose a disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Access {
+    /// This host's, or nobody writes to it.
+    Apart,
+    /// Both hosts', and the guest writes to it.
+    Shared {
+        /// What keeps the guest from being protected with it.
+        trouble: Option<&'static str>,
+    },
 }
 
 /// Everything that was opened.
@@ -181,12 +197,34 @@ impl Attachments {
             });
         }
         for platter in &self.platters {
+            let disk = Box::new(platter.disk.clone());
+            let backend: Box<dyn DiskBackend> = match platter.access {
+                Access::Apart => disk,
+                Access::Shared { .. } => Box::new(HeldDisk::new(disk, Arc::clone(outputs))?),
+            };
             backends.disks.push(DiskAttachment {
                 serial: platter.serial.clone(),
-                backend: Box::new(platter.disk.clone()),
+                backend,
             });
         }
         Ok(backends)
+    }
+
+    /// Whether the guest writes to a disk that both hosts see.
+    pub fn writes_shared_disks(&self) -> bool {
+        self.platters
+            .iter()
+            .any(|platter| platter.access != Access::Apart)
+    }
+
+    /// The first shared disk with which the guest cannot be protected, and why.
+    pub fn trouble_with_shared_disks(&self) -> Option<(&str, &'static str)> {
+        self.platters
+            .iter()
+            .find_map(|platter| match platter.access {
+                Access::Shared { trouble } => Some((platter.id.as_str(), trouble?)),
+                Access::Apart => None,
+            })
     }
 
     /// This replica becomes the active one: what came in before was for another, and the network
@@ -237,6 +275,7 @@ fn disks(sections: &[DiskSection]) -> Result<(Vec<Platter>, Storage), AttachErro
     let storage = Storage::new(contents).map_err(descriptors("disk".to_owned()))?;
     let mut platters = Vec::new();
     for ((section, disk), number) in sections.iter().zip(opened).zip(DiskNumber::all()) {
+        let access = access(section, &disk.geometry());
         let id = section.id.to_string();
         let backend: Box<dyn DiskBackend> = if section.is_replicated() {
             Box::new(storage.tap(number, disk).map_err(descriptors(id.clone()))?)
@@ -248,10 +287,37 @@ fn disks(sections: &[DiskSection]) -> Result<(Vec<Platter>, Storage), AttachErro
             .serial()
             .as_str()
             .parse::<DiskSerial>()
-            .map_err(|source| AttachError::Serial { id, source })?;
-        platters.push(Platter { serial, disk });
+            .map_err(|source| AttachError::Serial {
+                id: id.clone(),
+                source,
+            })?;
+        platters.push(Platter {
+            id,
+            serial,
+            disk,
+            access,
+        });
     }
     Ok((platters, storage))
+}
+
+/// What a host has in its memory, the other one does not see, and it is lost with its host.
+fn access(section: &DiskSection, geometry: &DiskGeometry) -> Access {
+    if section.read_only || section.storage != DiskStorage::Shared {
+        return Access::Apart;
+    }
+    let device = std::fs::metadata(section.path.as_path())
+        .is_ok_and(|metadata| metadata.file_type().is_block_device());
+    let trouble = if !device {
+        Some("it is a file: only block devices are the same for both hosts at every moment")
+    } else if !section.direct {
+        Some("it goes through the page cache of this host: set direct = true")
+    } else if geometry.block_bytes != 512 {
+        Some("its logical blocks are not of 512 bytes, and parts of them would be cached")
+    } else {
+        None
+    };
+    Access::Shared { trouble }
 }
 
 fn open_disk(section: &DiskSection) -> Result<RawDisk, AttachError> {

@@ -12,6 +12,7 @@ mod boot;
 mod console;
 mod disk;
 mod host;
+mod link;
 mod memory;
 mod network;
 mod sandbox;
@@ -177,6 +178,7 @@ fn problems(config: &VmConfig, host: Option<&Host>) -> Vec<Problem> {
         found.extend(boot::problems(config));
         found.extend(disk::problems(config, host, running));
         found.extend(network::problems(config, host, running));
+        found.extend(link::problems(config));
         found.extend(console::problems(config, running));
         found.extend(sandbox::problems(config));
     }

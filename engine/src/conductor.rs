@@ -47,6 +47,7 @@ use crate::attachments::Attachments;
 use crate::clock;
 use crate::link::active::{LinkEvent, LinkId};
 use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
+use crate::link::security::Security;
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
 use crate::record::{DiskRecord, DiskRecordFile, LicenceFile, Record};
@@ -124,6 +125,7 @@ pub struct Conductor {
     epoch: Epoch,
     detail: String,
 
+    security: Security,
     link: LinkState,
     progress: Progress,
     next_link: u64,
@@ -149,6 +151,8 @@ pub struct Setup {
     pub waits_for: Purpose,
     /// Where the right to run is written down; open.
     pub record: LicenceFile,
+    /// By what the other replica is known.
+    pub security: Security,
 }
 
 impl Conductor {
@@ -165,6 +169,7 @@ impl Conductor {
             attachments,
             waits_for,
             record,
+            security,
         } = setup;
         let storage = attachments.storage();
         storage.log().tell(sender.clone());
@@ -175,6 +180,8 @@ impl Conductor {
         let passive_disks = storage.passive(disk_jobs.clone(), disk_record);
         let disks = if storage.is_replicated() {
             DiskState::Own
+        } else if attachments.writes_shared_disks() {
+            DiskState::Shared
         } else {
             DiskState::None
         };
@@ -198,7 +205,12 @@ impl Conductor {
             listen: String::new(),
             detail: String::new(),
         });
-        let handle = ConductorHandle::new(sender.clone(), status_watch, statistics.clone());
+        let handle = ConductorHandle::new(
+            sender.clone(),
+            status_watch,
+            statistics.clone(),
+            Arc::clone(&outputs),
+        );
         let replication = &config.replication;
         let trigger = TriggerConfig {
             policy: match replication.policy {
@@ -239,6 +251,7 @@ impl Conductor {
             in_sync: false,
             epoch: Epoch::default(),
             detail: "waiting to receive or to be promoted".into(),
+            security,
             link: LinkState::None,
             progress: Progress::default(),
             next_link: 0,
@@ -300,7 +313,7 @@ impl Conductor {
     pub fn remember(&mut self, licence: Option<Record>, disks: Option<DiskRecord>) {
         let ran = licence.map_or_else(Generation::default, |record| record.generation);
         self.generation = ran;
-        if let Some(received) = disks.filter(|_| self.disks != DiskState::None)
+        if let Some(received) = disks.filter(|_| self.attachments.storage().is_replicated())
             && received.generation >= ran
         {
             self.generation = received.generation;

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The connection between two replicas: threads and sockets around the sessions of
-//! `kemari-replication`.
+//! The connection between two replicas: threads around the sessions of `kemari-replication` and
+//! the connections of `kemari-transport`.
 //!
-//! [`active`] makes a connection and feeds acknowledgements to the conductor; [`passive`] accepts
-//! one and keeps the shadow RAM. Neither decides anything: the sessions judge the frames, the
-//! conductor the roles.
+//! [`active`] makes a connection and feeds acknowledgements to the conductor; [`door`] accepts
+//! connections and hears who calls; [`passive`] serves one of them and keeps the shadow RAM. None
+//! decides anything: the sessions judge the frames, the conductor the roles. [`security`] says
+//! which transport there is to be, and by what the other side is known.
 
 pub mod active;
+mod door;
 pub mod passive;
+pub mod security;
 mod stream;
 
 pub use stream::{COPY_PATIENCE, FrameReader, LinkError};

@@ -82,9 +82,10 @@ struct RunArguments {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Start without a guest and accept replication at kemari:tcp:ADDR:PORT;
-    /// `auto` stands for every address of this node and the port of the description. With
-    /// tcp:ADDR:PORT accept a live migration instead.
+    /// Start without a guest and accept replication at kemari:tcp:ADDR:PORT, kemari:tls:ADDR:PORT or
+    /// kemari:unix:/PATH; `auto` stands for every address of this node and the port of the
+    /// description, with TLS where this node has a key. Without `kemari:` accept a live migration
+    /// instead.
     #[arg(long, value_name = "ADDRESS")]
     incoming: Option<String>,
 

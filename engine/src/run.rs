@@ -3,16 +3,18 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use kemari_api::config::{ConfigError, NamedFile, ReplicationAddress, VmConfig, shown};
+use kemari_api::config::{
+    ConfigError, HostPort, LinkTransport, NamedFile, ReplicationAddress, VmConfig, shown,
+};
 use kemari_api::replica::Promotion;
 use kemari_api::{Generation, NodeName, VmName, place};
 use kemari_replication::wire::Purpose;
+use kemari_transport::{Listener, Owner, TlsFileError};
 use kemari_vmm::{CreateMachineError, MachineConfig};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,10 +26,14 @@ use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{Consoles, ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
 use crate::link::passive::{Endpoint, Held, receive_recorded};
+use crate::link::security::{Security, failure_kind};
 use crate::machine_config::{BootDisk, MachineConfigError, machine_config, nothing_to_boot};
 use crate::outputs::{self, Origin, Sink, Typist};
 use crate::record::{DiskRecordFile, Kind, LicenceFile, Record};
 use crate::sandbox::{self, Paths, Plan};
+
+/// What the address of a migration begins with, as in QEMU.
+const MIGRATIONS: [&str; 3] = ["tcp:", "tls:", "unix:"];
 
 /// How long an engine that ends stays for the answer to whoever asked.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
@@ -63,8 +69,10 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
         Some(node) => node.clone(),
         None => host_name()?,
     };
+    // Now, since the sandbox hides keys.
+    let security = Security::read(&config.replication);
     let incoming = match &arguments.incoming {
-        Some(text) => Some(listen_address(text, &config)?),
+        Some(text) => Some(listen_address(text, &config, &security)?),
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -90,7 +98,23 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
         .incoming
         .as_deref()
         .map_or(Purpose::Replication, waits_for);
-    runtime.block_on(supervise(config, machine, node, start, purpose, plan))
+    let beginning = Beginning {
+        node,
+        start,
+        purpose,
+        security,
+    };
+    runtime.block_on(supervise(config, machine, beginning, plan))
+}
+
+/// Who a replica is and what it begins with.
+#[derive(Debug)]
+struct Beginning {
+    node: NodeName,
+    start: Start,
+    /// What its callers may want.
+    purpose: Purpose,
+    security: Security,
 }
 
 /// How a replica begins.
@@ -175,47 +199,72 @@ fn host_name() -> Result<NodeName, Failure> {
 
 /// `tcp:` is a migration that comes once, as in QEMU; `kemari:tcp:` is replication.
 fn waits_for(incoming: &str) -> Purpose {
-    if incoming.starts_with("tcp:") {
+    if MIGRATIONS.iter().any(|start| incoming.starts_with(start)) {
         Purpose::Migration
     } else {
         Purpose::Replication
     }
 }
 
-fn listen_address(text: &str, config: &VmConfig) -> Result<ReplicationAddress, Failure> {
+fn listen_address(
+    text: &str,
+    config: &VmConfig,
+    security: &Security,
+) -> Result<ReplicationAddress, Failure> {
     if text == "auto" {
-        return Ok(ReplicationAddress {
+        let place = HostPort {
             host: "0.0.0.0".into(),
             port: config.replication.port.number(),
-        });
+        };
+        let address = security.address(place).map_err(|error| no_tls(&error))?;
+        if let Some(warning) = security.warning() {
+            tracing::warn!(vm = %config.vm.name, "{warning}");
+        }
+        return Ok(address);
     }
     let full = match waits_for(text) {
         Purpose::Migration => format!("kemari:{text}"),
         Purpose::Replication | Purpose::Snapshot => text.to_owned(),
     };
-    full.parse().map_err(|error| {
-        Failure::told(
-            FailureKind::Configuration,
-            format!("--incoming: {error}, tcp:HOST:PORT for a migration, or auto"),
-        )
-    })
+    let wrong = |text: String| Failure::told(FailureKind::Configuration, text);
+    let address = full.parse().map_err(|error| {
+        wrong(format!(
+            "--incoming: {error}; without kemari: for a migration; or auto"
+        ))
+    })?;
+    let is_open = matches!(address, ReplicationAddress::Tcp(_));
+    // What a person asks for by name is right with a key or without.
+    if !is_open || config.replication.transport == LinkTransport::Tls {
+        security
+            .check(&address)
+            .map_err(|why| wrong(format!("--incoming: {why}")))?;
+    }
+    Ok(address)
 }
 
-fn bind(address: &ReplicationAddress) -> Result<TcpListener, Failure> {
-    TcpListener::bind((address.host.as_str(), address.port)).map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another program (another VM's engine?) uses the port; give each VM its own \
-                 replication.port"
-            }
-            io::ErrorKind::AddrNotAvailable => "this node does not have that address",
-            _ => "check address and port",
-        };
-        Failure::told(
-            FailureKind::Other,
-            format!("Cannot listen at {address}: {error}; {remedy}"),
-        )
-    })
+/// The files of TLS cannot be used.
+fn no_tls(error: &TlsFileError) -> Failure {
+    Failure::told(
+        failure_kind(error),
+        format!("The replication link cannot be secured: {error}"),
+    )
+}
+
+/// For the log: by what callers are known.
+fn known_by(address: &ReplicationAddress, security: &Security) -> String {
+    match (address, security.tls()) {
+        (ReplicationAddress::Tls(_), Some(tls)) => format!(" with {tls}"),
+        _ => String::new(),
+    }
+}
+
+/// What other replicas are told: the transport that is listened with, and this node's place.
+fn told_address(listening: &ReplicationAddress, place: HostPort) -> ReplicationAddress {
+    match listening {
+        ReplicationAddress::Tcp(_) => ReplicationAddress::Tcp(place),
+        ReplicationAddress::Tls(_) => ReplicationAddress::Tls(place),
+        ReplicationAddress::Unix(path) => ReplicationAddress::Unix(path.clone()),
+    }
 }
 
 fn creation(error: &CreateMachineError) -> Failure {
@@ -234,14 +283,25 @@ fn control(error: &ControlError) -> Failure {
 async fn supervise(
     config: VmConfig,
     machine: MachineConfig,
-    node: NodeName,
-    start: Start,
-    waits_for: Purpose,
+    beginning: Beginning,
     plan: Plan,
 ) -> Result<(), Failure> {
+    let Beginning {
+        node,
+        start,
+        purpose,
+        security,
+    } = beginning;
     let vm = config.vm.name.clone();
     let listener = match &start {
-        Start::Incoming(address) => Some(bind(address)?),
+        Start::Incoming(address) => {
+            let owner = plan.owner().map(|(user, group)| Owner(user, group));
+            let listener = Listener::bind(address, security.tls().cloned(), owner)
+                .map_err(|error| Failure::told(FailureKind::Other, error.to_string()))?;
+            tracing::info!(%vm, "listening at {address}{}", known_by(address, &security));
+            let listen = told_address(address, config.replication_place(&node));
+            Some((listener, listen.to_string()))
+        }
         Start::Boot { .. } | Start::Restore { .. } => None,
     };
     let licence = LicenceFile::of(&vm)
@@ -265,7 +325,6 @@ async fn supervise(
         .map_err(|error| Failure::new(FailureKind::Permission, &error))?;
     let queue = mpsc::channel();
     let inputs = queue.0.clone();
-    let listen = config.replication_address(&node).to_string();
     tracing::info!(vm = %vm, node = %node, "{config}");
     let (mut conductor, handle) = Conductor::new(Setup {
         config,
@@ -273,13 +332,14 @@ async fn supervise(
         node: node.clone(),
         queue,
         attachments,
-        waits_for,
+        waits_for: purpose,
         record: licence,
+        security,
     })
     .map_err(|error| creation(&error))?;
     let forced = matches!(start, Start::Boot { force: true });
     conductor.remember(record, disk_record.filter(|_| !forced));
-    if let Some(listener) = listener {
+    if let Some((listener, listen)) = listener {
         let endpoint = Endpoint::start(listener, conductor.receiving(), inputs)
             .map_err(|error| Failure::new(FailureKind::Other, &error))?;
         conductor.open(endpoint, listen);

@@ -7,9 +7,13 @@
 //!                └─▶ DiskLog ─▶ transaction ─ ─ ─▶ PassiveDisks ─▶ that host's disk
 //!  disk thread ─▶ blocks to compare and copy ─ ─ ─▶      passive
 //! ```
-//! A change is in the log before it goes to the disk. At a cut the disk has nothing in flight, so an
-//! epoch's log is all that its checkpoint's disk differs in from the one before.
+//! A change is in the log before it goes to the disk. So what the guest was told to be done before a
+//! cut is in that epoch's log or an earlier one; what is in flight at the cut is named in the machine's
+//! state and made again there, whether it is in a log or not.
+//!
+//! A disk that both hosts see has no log: its changes wait for their commit ([`HeldDisk`]).
 
+mod held;
 mod log;
 mod passive;
 mod tapped;
@@ -24,6 +28,7 @@ use kemari_vmm::backend::{DiskContent, RawDisk};
 use crate::conductor::Input;
 use crate::record::DiskRecordFile;
 
+pub use held::HeldDisk;
 pub use log::{DiskLog, TakenLog};
 pub use passive::{PassiveDiskError, PassiveDisks};
 pub use tapped::TappedDisk;

@@ -8,19 +8,24 @@
 
 #[allow(dead_code, reason = "each test file uses its part")]
 mod replica_process;
+mod shared_device;
+mod standing_disk;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use kemari_api::replica::{DiskState, Promotion};
 use kemari_api::{Licence, Role};
 use kemari_cluster_tests::observer::Observer;
 use kemari_cluster_tests::{guests, ledger};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use replica_process::{Description, PATIENCE, ReplicaProcess, kvm_or_skip, outside};
+use shared_device::SharedDevice;
+use standing_disk::{Frozen, StandingDisk};
 
 /// Enough for several probes and an odd end.
 const DISK_BYTES: u64 = 8 * 1024 * 1024 + 512;
@@ -70,6 +75,36 @@ impl Site {
         ReplicaProcess::start(node, &description)
     }
 
+    /// The disk of a node will be on a file system that can stand still.
+    fn put_disk_on(&self, node: &str, standing: &StandingDisk) {
+        let path = self.directory.path().join(node);
+        symlink(standing.path().join(node), path).unwrap();
+    }
+
+    /// Both nodes will see one disk.
+    fn share_disk(&self, shared: &SharedDevice) {
+        for (host, node) in ["a", "b"].into_iter().enumerate() {
+            symlink(shared.of_host(host), self.directory.path().join(node)).unwrap();
+        }
+    }
+
+    fn replica_with_shared_disk(&self, node: &str) -> ReplicaProcess {
+        self.replica(node, "storage = \"shared\"\ndirect = true\n")
+    }
+
+    /// Makes the disk of the active replica stand still, and waits until the guest waits for it: it
+    /// writes to its disk before each line, and there are epochs without one.
+    fn stop_disk(&self, standing: &StandingDisk, active: &ReplicaProcess) -> Frozen {
+        let frozen = standing.freeze();
+        loop {
+            let seen = self.observer.bytes().len();
+            commit_more(active);
+            if self.observer.bytes().len() == seen {
+                return frozen;
+            }
+        }
+    }
+
     fn see_more(&self, bytes: usize) {
         self.observer.wait_for_more(bytes, PATIENCE).unwrap();
     }
@@ -84,6 +119,12 @@ impl Site {
 /// The record follows the acknowledgement.
 fn is_a_copy(passive: &ReplicaProcess) {
     passive.wait("a whole copy", |status| status.disks == DiskState::Copy);
+}
+
+/// Some epochs are committed.
+fn commit_more(active: &ReplicaProcess) {
+    let epoch = active.status().epoch.get();
+    active.wait("a commit", |status| status.epoch.get() >= epoch + 3);
 }
 
 fn first_difference(a: &Path, b: &Path) -> Option<usize> {
@@ -198,7 +239,7 @@ fn a_guest_is_not_booted_from_a_copy_by_mistake() {
 }
 
 #[test]
-fn a_shared_disk_is_refused_by_name() {
+fn a_shared_file_is_refused_by_name() {
     if !kvm_or_skip() {
         return;
     }
@@ -206,11 +247,10 @@ fn a_shared_disk_is_refused_by_name() {
     let a = site.replica("a", "storage = \"shared\"\n");
     a.promote(Promotion::ColdStart, 1).unwrap();
     let refused = a.monitor("migrate -d kemari:tcp:127.0.0.1:1").unwrap_err();
-    assert!(
-        refused.to_string().contains("\"root\" is shared"),
-        "{refused}"
-    );
-    assert_eq!(a.status().disks, DiskState::None);
+    let refused = refused.to_string();
+    assert!(refused.contains("\"root\" is shared"), "{refused}");
+    assert!(refused.contains("it is a file"), "{refused}");
+    assert_eq!(a.status().disks, DiskState::Shared);
 }
 
 #[test]
@@ -275,4 +315,120 @@ fn a_person_can_boot_from_a_copy_by_force() {
     let b = b.boot_by_force();
     let status = b.wait("the boot", |status| status.role == Role::Active);
     assert_eq!((status.disks, status.generation.get()), (DiskState::Own, 2));
+}
+
+#[test]
+fn checkpoints_do_not_wait_for_a_disk_and_the_passive_replica_makes_its_request_again() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let Some(standing) = StandingDisk::mount_or_skip() else {
+        return;
+    };
+    let site = Site::new();
+    site.put_disk_on("a", &standing);
+    let (mut a, b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    is_a_copy(&b);
+    site.see_more(1_000);
+    let frozen = site.stop_disk(&standing, &a);
+    commit_more(&a);
+    // It cannot die before its disk answers, but it does nothing any more.
+    a.signal(Signal::SIGKILL);
+    b.wait("the loss noticed", |status| status.detail.contains("lost"));
+    b.promote(Promotion::TakeOver, 2).unwrap();
+    // The guest has its answer: from this host's disk.
+    site.see_more(1_000);
+    drop(frozen);
+    a.kill();
+    site.judge();
+}
+
+#[test]
+fn a_disk_that_stood_still_goes_on_and_stays_equal() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let Some(standing) = StandingDisk::mount_or_skip() else {
+        return;
+    };
+    let site = Site::new();
+    site.put_disk_on("a", &standing);
+    let (a, b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    a.protect(&b);
+    for _ in 0..3 {
+        site.see_more(300);
+        let frozen = site.stop_disk(&standing, &a);
+        drop(frozen);
+        site.see_more(300);
+        assert!(a.monitor("verify").unwrap().contains("are equal"));
+    }
+    a.demote().unwrap();
+    assert_eq!(first_difference(&site.disk("a"), &site.disk("b")), None);
+    b.promote(Promotion::TakeOver, 2).unwrap();
+    site.see_more(300);
+    site.judge();
+}
+
+#[test]
+fn a_shared_disk_is_continued_by_the_passive_replica() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let Some(shared) = SharedDevice::make_or_skip(DISK_BYTES) else {
+        return;
+    };
+    let site = Site::new();
+    site.share_disk(&shared);
+    let mut active = site.replica_with_shared_disk("a");
+    active.promote(Promotion::ColdStart, 1).unwrap();
+    site.see_more(300);
+    for round in 0..6 {
+        let node = if round % 2 == 0 { "b" } else { "a" };
+        let passive = site.replica_with_shared_disk(node);
+        active.protect(&passive);
+        assert_eq!(passive.status().disks, DiskState::Shared);
+        site.see_more(300);
+        // When it is gone, nothing of it is on its way to the disk.
+        active.kill();
+        passive.wait("the loss noticed", |status| status.detail.contains("lost"));
+        passive.promote(Promotion::TakeOver, round + 2).unwrap();
+        site.see_more(200);
+        active = passive;
+    }
+    site.judge();
+}
+
+#[test]
+fn a_shared_disk_is_handed_over_and_a_stop_does_not_wait_for_commits() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let Some(shared) = SharedDevice::make_or_skip(DISK_BYTES) else {
+        return;
+    };
+    let site = Site::new();
+    site.share_disk(&shared);
+    let (a, b) = (
+        site.replica_with_shared_disk("a"),
+        site.replica_with_shared_disk("b"),
+    );
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    let mut pair = [&a, &b];
+    for generation in 2..6 {
+        let [active, passive] = pair;
+        site.see_more(150);
+        active.protect(passive);
+        site.see_more(150);
+        active.monitor("stop").unwrap();
+        active.monitor("cont").unwrap();
+        site.see_more(150);
+        active.demote().unwrap();
+        passive.promote(Promotion::TakeOver, generation).unwrap();
+        pair = [passive, active];
+    }
+    site.see_more(150);
+    site.judge();
 }

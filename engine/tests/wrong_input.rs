@@ -115,7 +115,7 @@ fn an_address_that_is_none() {
     names(&text, &["udp:0.0.0.0:4444", "kemari:tcp:HOST:PORT"]);
     let (status, text) = Attempt::good(ledger()).run(&["--incoming", "kemari:rdma:0.0.0.0:4444"]);
     assert_eq!(status, EX_CONFIG);
-    names(&text, &["rdma", "use kemari:tcp:"]);
+    names(&text, &["rdma", "give kemari:tcp:HOST:PORT"]);
 }
 
 #[test]

@@ -14,17 +14,20 @@ use kemari_api::replica::Promotion;
 use kemari_api::{Generation, Licence, NodeName, Role};
 
 use super::cluster::Cluster;
+use super::force::unknown_to_force;
 use super::message::{Message, Purpose, Record};
 use super::request::Order;
 use super::vm::Vm;
 use super::{Action, Command, Grounds};
 
 /// A claim of this agent that is not decided yet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Claim {
     pub record: Record,
     /// Pacemaker's word takes the place of a majority: this agent's own record suffices.
     pub alone: bool,
+    /// For a forced start, the agents that were there: each of them must record it. Empty otherwise.
+    pub asked: BTreeSet<NodeName>,
     /// Agents that have recorded it.
     pub votes: BTreeSet<NodeName>,
     /// Agents that refused it.
@@ -49,6 +52,11 @@ impl Vm {
         assert!(!alone || cluster.too_few_for_majority());
         let (after, consent) = match purpose {
             Purpose::ColdStart => self.turn_before(cluster),
+            Purpose::Forced => {
+                let (_, parties) = self.turn_before(cluster);
+                let consent = self.consent_to_force(cluster, parties);
+                (self.newest_generation(), consent)
+            }
             Purpose::TakeOver | Purpose::Solo => Default::default(),
         };
         let record = Record {
@@ -62,6 +70,10 @@ impl Vm {
         self.claim = Some(Claim {
             record: record.clone(),
             alone,
+            asked: match purpose {
+                Purpose::Forced => self.asked_to_force(cluster),
+                Purpose::TakeOver | Purpose::ColdStart | Purpose::Solo => BTreeSet::new(),
+            },
             votes: BTreeSet::new(),
             refusals: BTreeSet::new(),
             instead: None,
@@ -146,6 +158,7 @@ impl Vm {
             known.generation > claim.generation
                 || (known.generation == claim.generation && known.holder != claim.holder)
                 || surprises(known, claim)
+                || unknown_to_force(known, claim)
         });
         if let Some(known) = known {
             return Some((known.generation, known.holder.clone()));
@@ -175,7 +188,7 @@ impl Vm {
             .as_ref()
             .map(|own| own.record.generation)
             .filter(|own| *own != claim.generation);
-        let cold = claim.purpose == Purpose::ColdStart;
+        let cold = matches!(claim.purpose, Purpose::ColdStart | Purpose::Forced);
         let used = self.local.as_ref().filter(|local| {
             local.role == Role::Active || cold && local.role == Role::Passive && local.in_sync
         });
@@ -253,7 +266,8 @@ impl Vm {
         let votes = counted(&claim.votes);
         let own =
             claim.votes.contains(&cluster.node) && self.record.as_ref() == Some(&claim.record);
-        let agreed = claim.record.consent.is_subset(&claim.votes);
+        let agreed =
+            claim.record.consent.is_subset(&claim.votes) && claim.asked.is_subset(&claim.votes);
         let nodes = cluster.configured.len();
         if own && claim.alone {
             self.won(Grounds::Pacemaker, out);
@@ -263,6 +277,7 @@ impl Vm {
             || nodes < cluster.majority() + counted(&claim.refusals)
             || claim.refusals.contains(&cluster.node)
             || !claim.record.consent.is_disjoint(&claim.refusals)
+            || !claim.asked.is_disjoint(&claim.refusals)
         {
             self.lost(out);
         }
@@ -273,13 +288,15 @@ impl Vm {
         match claim.record.purpose {
             Purpose::TakeOver => {
                 self.local_could_take_over().is_some_and(next)
-                    && (!self.requests.is_empty() || self.active_is_lost(cluster))
+                    && (!self.requests.is_empty()
+                        || !self.needs_fencing() && self.active_is_lost(cluster))
             }
             Purpose::ColdStart => {
                 let waiting = |role| role == Role::Waiting;
                 self.local.as_ref().is_some_and(|local| waiting(local.role))
                     && !self.requests.is_empty()
             }
+            Purpose::Forced => self.is_forced() && self.forced_promotion().is_some(),
             Purpose::Solo => {
                 (self.word.is_some() || self.passive_is_lost(cluster))
                     && self
@@ -294,7 +311,13 @@ impl Vm {
             return;
         };
         let (vm, generation) = (self.name.clone(), claim.record.generation);
+        let grounds = match (claim.record.purpose, grounds) {
+            (Purpose::Forced, Grounds::Majority(votes)) => Grounds::Person(votes),
+            (Purpose::Forced, _) => Grounds::Person(1),
+            (_, grounds) => grounds,
+        };
         let promotion = match claim.record.purpose {
+            Purpose::Forced => self.forced_promotion(),
             Purpose::TakeOver => Some(Promotion::TakeOver),
             Purpose::ColdStart => Some(Promotion::ColdStart),
             Purpose::Solo => None,

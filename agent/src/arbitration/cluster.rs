@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use kemari_api::NodeName;
 
 /// Nodes, members and agents.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Cluster {
     /// This node.
     pub node: NodeName,

@@ -2,8 +2,11 @@
 //! Failover without being asked: the active replica is lost and this node holds its state.
 //!
 //! Lost means: its node left Corosync's membership, or its own agent said that the engine process
-//! ended. With fewer than three nodes the loss of a node is left to Pacemaker, which fences.
+//! ended. With fewer than three nodes the loss of a node is left to Pacemaker, which fences. So is
+//! every loss where both nodes write one disk: what a dead host's kernel had been given may still
+//! get there until the node is fenced.
 
+use kemari_api::replica::DiskState;
 use kemari_api::{NodeName, Role};
 
 use super::Action;
@@ -16,12 +19,31 @@ impl Vm {
         if !cluster.quorate || self.claim.is_some() || self.order.is_some() {
             return;
         }
+        // A person's request goes before; it would drop the claim again.
+        if self.is_forced() || self.needs_fencing() {
+            return;
+        }
         let Some(generation) = self.local_could_take_over().map(|own| own.next()) else {
             return;
         };
         if self.active_is_lost(cluster) && !self.has_just_failed(generation) {
             self.start_claim(cluster, Purpose::TakeOver, generation, false, out);
         }
+    }
+
+    /// Only Pacemaker's promotion, which follows fencing, lets the local replica take over.
+    pub(super) fn needs_fencing(&self) -> bool {
+        self.local
+            .as_ref()
+            .is_some_and(|local| local.disks == DiskState::Shared)
+    }
+
+    /// The node whose active engine ended, where that node must be fenced first and is there.
+    pub(super) fn ended_unfenced(&self, cluster: &Cluster) -> Option<NodeName> {
+        let local = self.local.as_ref().filter(|_| self.needs_fencing())?;
+        let peer = local.peer.parse::<NodeName>().ok()?;
+        let ended = self.ended.get(&peer) == Some(&(local.generation, Role::Active));
+        (ended && cluster.members.contains(&peer)).then_some(peer)
     }
 
     /// The replica this passive one follows can certainly not run on, or its node is out of the

@@ -25,6 +25,19 @@ pub enum Purpose {
     ColdStart,
     /// An active replica goes on without its passive one.
     Solo,
+    /// A person started a replica whatever nodes that are away may hold.
+    Forced,
+}
+
+impl std::fmt::Display for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::TakeOver => "take-over",
+            Self::ColdStart => "cold-start",
+            Self::Solo => "solo",
+            Self::Forced => "forced",
+        })
+    }
 }
 
 /// Who may run a VM from a generation on. An agent records at most one a (VM, generation).
@@ -38,10 +51,11 @@ pub struct Record {
     pub holder: NodeName,
     /// What it is used for.
     pub purpose: Purpose,
-    /// For a cold start, the newest generation its holder knew of; otherwise 0.
+    /// For a cold or forced start, the newest generation its holder knew of; otherwise 0.
     pub after: Generation,
-    /// For a cold start, the nodes whose replicas could still be using an earlier generation: it
-    /// counts only with their votes. Empty otherwise.
+    /// For a cold start, the nodes whose replicas could still be using an earlier generation; for a
+    /// forced one, those of them whose agents were there. It counts only with their votes. Empty
+    /// otherwise.
     pub consent: BTreeSet<NodeName>,
 }
 
@@ -54,7 +68,7 @@ impl Record {
 }
 
 /// A message between agents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// All the sender knows at first hand; replaces its earlier announcement.
     Announce {

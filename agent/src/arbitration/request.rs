@@ -17,7 +17,7 @@ use super::{Action, Command, RequestId};
 const PATIENCE_SHORT: u32 = 3;
 
 /// What the local engine was asked to become.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Order {
     pub command: Command,
     pub generation: Generation,
@@ -26,7 +26,7 @@ pub(super) struct Order {
 }
 
 /// What to make of a request now.
-enum Verdict {
+pub(super) enum Verdict {
     Done,
     Claim {
         purpose: Purpose,
@@ -90,7 +90,9 @@ impl Vm {
         if self.requests.is_empty() {
             return;
         }
-        self.act_alone(cluster, out);
+        if !self.is_forced() {
+            self.act_alone(cluster, out);
+        }
         if self.claim.is_some() {
             return;
         }
@@ -103,6 +105,8 @@ impl Vm {
         match self.verdict(cluster) {
             Verdict::Done => self.answer_all(&Ok(()), out),
             Verdict::Refuse(reason) => self.answer_all(&Err(reason), out),
+            // A person looks again and asks again; what they said is of now.
+            Verdict::Wait { reason, .. } if self.is_forced() => self.answer_all(&Err(reason), out),
             Verdict::Wait { patience, reason } => self.answer_impatient(patience, &reason, out),
             Verdict::Claim {
                 purpose,
@@ -178,6 +182,9 @@ impl Vm {
                 "VM {vm} is active on node {node}: demote it there first"
             ));
         }
+        if self.is_forced() {
+            return self.verdict_forced(cluster, local);
+        }
         match local.role {
             Role::Passive if local.in_sync => self.verdict_take_over(cluster, local.generation),
             Role::Passive => wait(format!(
@@ -195,7 +202,7 @@ impl Vm {
     fn older_disks(&self, cluster: &Cluster, local: &ReplicaStatus) -> Option<Verdict> {
         let (vm, here) = (&self.name, &cluster.node);
         match local.disks {
-            DiskState::None => return None,
+            DiskState::None | DiskState::Shared => return None,
             DiskState::Copy | DiskState::Incomplete => {
                 return Some(wait_short(format!(
                     "The disks of VM {vm} on node {here} are {} of those of the node where it ran \
@@ -235,6 +242,14 @@ impl Vm {
     fn verdict_take_over(&self, cluster: &Cluster, generation: Generation) -> Verdict {
         if self.newer_elsewhere(cluster, generation).is_some() {
             return Verdict::Refuse(self.outdated(cluster, generation));
+        }
+        if let Some(node) = self.ended_unfenced(cluster) {
+            return wait(format!(
+                "The engine of VM {} on node {node} ended while it wrote to a disk that both nodes \
+                 see, and what the kernel there was given may still get to it: fence node {node} \
+                 (on-fail=fence does that by itself)",
+                self.name
+            ));
         }
         Verdict::Claim {
             purpose: Purpose::TakeOver,
@@ -309,7 +324,7 @@ impl Vm {
 }
 
 /// Waits until the caller gives up.
-fn wait(reason: String) -> Verdict {
+pub(super) fn wait(reason: String) -> Verdict {
     Verdict::Wait {
         patience: u32::MAX,
         reason,

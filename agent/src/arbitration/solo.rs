@@ -21,7 +21,7 @@ use super::vm::Vm;
 const PATIENCE: u32 = 3;
 
 /// Pacemaker's word.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Word {
     pub node: NodeName,
     /// The engine process on that node when the word came.
@@ -57,7 +57,8 @@ impl Vm {
             self.word = None;
             return;
         };
-        let (generation, peer) = (local.generation.next(), local.peer.clone());
+        let (held, peer) = (local.generation, local.peer.clone());
+        let generation = held.next();
         // While the engine still believes in its pair, it would refuse.
         let cut = local.licence == Licence::Cut;
         if self
@@ -75,7 +76,9 @@ impl Vm {
         if said == Some(true) {
             self.act_alone(cluster, out);
         }
-        let ready = cluster.quorate && self.claim.is_none() && self.order.is_none();
+        // Its engine is being told that it is outdated; `settle_learning` drops any claim.
+        let over = self.newer_elsewhere(cluster, held).is_some();
+        let ready = cluster.quorate && !over && self.claim.is_none() && self.order.is_none();
         if !cut || !ready || !(lost || said == Some(true)) || self.has_just_failed(generation) {
             return;
         }

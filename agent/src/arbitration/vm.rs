@@ -17,7 +17,7 @@ use super::solo::Word;
 use super::{Action, Command, RequestId};
 
 /// One VM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Vm {
     pub(super) name: VmName,
     pub(super) local: Option<ReplicaStatus>,
@@ -41,6 +41,10 @@ pub(super) struct Vm {
     pub(super) word: Option<Word>,
     /// Requests to promote, and for how many ticks they have waited.
     pub(super) requests: BTreeMap<RequestId, u32>,
+    /// Those of the requests by which a person forces.
+    pub(super) forced: BTreeSet<RequestId>,
+    /// Members and agents when a person asked.
+    pub(super) forced_under: Option<(BTreeSet<NodeName>, BTreeSet<NodeName>)>,
     /// The address the local replica was last told to replicate to.
     pub(super) protecting: Option<String>,
     /// The generation the local replica was last told to be outdated by.
@@ -62,6 +66,8 @@ impl Vm {
             order: None,
             word: None,
             requests: BTreeMap::new(),
+            forced: BTreeSet::new(),
+            forced_under: None,
             protecting: None,
             outdating: None,
         }
@@ -89,6 +95,7 @@ impl Vm {
     /// Runs every rule. At most one claim and one order are under way at any time.
     pub fn settle(&mut self, cluster: &Cluster, tick: bool, out: &mut Vec<Action>) {
         self.settle_learning(cluster, out);
+        self.settle_force(cluster, out);
         self.settle_claim(cluster, out);
         self.settle_requests(cluster, out);
         self.settle_failover(cluster, out);
@@ -203,7 +210,8 @@ impl Vm {
     }
 
     /// A generation newer than `than` that another node certainly holds: its replica is active
-    /// with it, or a majority recorded it (with fewer than three nodes: anybody).
+    /// with it, or a majority recorded it (with fewer than three nodes: anybody), for a cold start
+    /// with the consent of those whose turn it was.
     pub fn newer_elsewhere(
         &self,
         cluster: &Cluster,
@@ -221,13 +229,21 @@ impl Vm {
         };
         let mut votes: BTreeMap<(Generation, &NodeName), BTreeSet<&NodeName>> = BTreeMap::new();
         let own = self.record.iter().map(|record| (&cluster.node, record));
+        let mut consent: BTreeMap<(Generation, &NodeName), BTreeSet<&NodeName>> = BTreeMap::new();
         for (voter, record) in self.heard.iter().chain(own) {
             let held = (record.generation, &record.holder);
             votes.entry(held).or_default().insert(voter);
+            consent.entry(held).or_default().extend(&record.consent);
         }
+        // A cold start without the consent it names was not granted, however many recorded it.
+        let agreed = |held: &(Generation, &NodeName), voters: &BTreeSet<&NodeName>| {
+            consent
+                .get(held)
+                .is_none_or(|named| named.is_subset(voters))
+        };
         let recorded = votes
             .into_iter()
-            .filter(|(_, voters)| voters.len() >= needed)
+            .filter(|(held, voters)| voters.len() >= needed && agreed(held, voters))
             .map(|((generation, holder), _)| (generation, holder.clone()));
         active
             .chain(recorded)

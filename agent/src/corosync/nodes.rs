@@ -83,14 +83,14 @@ fn get(handle: &Handle, key: &str) -> Result<Option<Data>, CorosyncError> {
     }
 }
 
-fn text(handle: &Handle, key: &str) -> Result<Option<String>, CorosyncError> {
+pub(super) fn text(handle: &Handle, key: &str) -> Result<Option<String>, CorosyncError> {
     Ok(get(handle, key)?.and_then(|data| match data {
         Data::String(text) => Some(text.trim_end_matches('\0').to_owned()),
         _ => None,
     }))
 }
 
-fn number(handle: &Handle, key: &str) -> Result<Option<u32>, CorosyncError> {
+pub(super) fn number(handle: &Handle, key: &str) -> Result<Option<u32>, CorosyncError> {
     Ok(get(handle, key)?.and_then(|data| match data {
         Data::UInt32(number) => Some(number),
         _ => None,

@@ -6,13 +6,12 @@
 
 mod keyboard;
 mod screen;
-mod terminal;
 
 use std::io::{IsTerminal, Write, stdin};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kemari_api::replica::{self, ConnectError, ReplicaProxy, refusal_text};
+use kemari_api::replica::{self, ConnectError, ReplicaProxy};
 use kemari_api::{Role, VmName};
 use tokio::io::{AsyncWriteExt, stderr};
 use tokio::net::UnixStream;
@@ -21,17 +20,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{ANSWER_MAX, ask_agent};
+use super::terminal::RawTerminal;
+use super::{ANSWER_MAX, ask_agent, refused};
+use crate::command::{Ended, Exit};
 use keyboard::{Key, Keyboard};
 use screen::{Screen, Shown};
-use terminal::RawTerminal;
 
 /// How long a terminal that takes nothing may take for what it is being shown, at a detachment.
 const LAST_PIECE: Duration = Duration::from_secs(1);
 
 /// How to attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attachment {
+pub(super) struct Attachment {
     /// Go on at this position of the stream; otherwise with the oldest output that is kept.
     pub from: Option<u64>,
     /// What becomes of standard input.
@@ -40,7 +40,7 @@ pub struct Attachment {
 
 /// What becomes of standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub(super) enum Input {
     /// It is typed at the guest.
     Typed,
     /// It is not read.
@@ -63,20 +63,23 @@ enum End {
 ///
 /// # Errors
 /// There is none, its output cannot be written, or a signal ended this.
-pub async fn attach(vm: &VmName, attachment: Attachment) -> anyhow::Result<()> {
+pub(super) async fn attach(vm: &VmName, attachment: Attachment) -> anyhow::Result<()> {
     let (proxy, _) = match replica::connect(vm).await {
         Ok(connected) => connected,
-        Err(error @ ConnectError::NotRunning { .. }) => match active_node(vm).await {
-            Some(node) => bail!("{error}: the active replica is on {node}, attach there"),
-            None => bail!("{error}: kemarictl status shows where it runs"),
-        },
+        Err(error @ ConnectError::NotRunning { .. }) => {
+            let text = match active_node(vm).await {
+                Some(node) => format!("{error}: the active replica is on {node}, attach there"),
+                None => format!("{error}: kemarictl status shows where it runs"),
+            };
+            return Err(Ended::new(Exit::NotHere, text).into());
+        }
         Err(error) => return Err(error.into()),
     };
     let from = attachment.from.unwrap_or_default();
     let end = timeout(ANSWER_MAX, proxy.console(from))
         .await
         .with_context(|| format!("The engine of VM {vm} does not answer"))?
-        .map_err(|error| anyhow::anyhow!(refusal_text(&error)))?;
+        .map_err(|error| refused(&error))?;
     let connection = connected(end.into()).context("Cannot use the console's connection")?;
     let person = attachment.input == Input::Typed && stdin().is_terminal();
     if person {

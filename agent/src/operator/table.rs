@@ -1,164 +1,249 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tables for people.
+//! One screen for people.
 
 use std::fmt::Write;
 
-use kemari_api::VmName;
-use kemari_api::agent::{ClusterView, ReplicaView};
+use super::overview::{Cluster, Measured, Overview, Replica, Vm};
+use super::paint::{Paint, Tone};
 
-const HEAD: [&str; 8] = [
+const HEAD: [&str; 11] = [
     "VM",
     "NODE",
     "ROLE",
     "LICENCE",
     "SYNC",
     "GENERATION",
-    "PEER",
+    "EPOCH",
+    "LAG",
+    "PAUSE",
+    "RATE",
     "DETAIL",
 ];
 
-/// The cluster in one line and its replicas; `None` if the VM asked for is not known.
-pub(super) fn cluster(view: &ClusterView, vm: Option<&VmName>) -> Option<String> {
-    let mut known: Vec<ReplicaView> = view
-        .replicas
-        .iter()
-        .filter(|replica| vm.is_none_or(|vm| replica.status.vm == *vm))
-        .cloned()
-        .collect();
-    if known.is_empty() && vm.is_some() {
-        return None;
+/// The cluster in one line, its replicas in a table, and what is not protected.
+pub(super) fn screen(overview: &Overview, paint: Paint) -> String {
+    let mut text = overview
+        .cluster
+        .as_ref()
+        .map_or_else(String::new, |cluster| heading(cluster, paint));
+    text.push_str(&replicas(&overview.vms, paint));
+    let mut first = true;
+    for vm in &overview.vms {
+        let Some(why) = &vm.why_not else { continue };
+        if std::mem::take(&mut first) {
+            text.push('\n');
+        }
+        let line = format!("VM {} is not protected: {why}", vm.name);
+        let _ = writeln!(text, "{}", paint.text(Tone::Bad, &line));
     }
-    known.sort_by(|a, b| (&a.status.vm, &a.status.node).cmp(&(&b.status.vm, &b.status.node)));
-    let quorum = if view.quorate {
-        "has quorum"
+    text
+}
+
+fn heading(cluster: &Cluster, paint: Paint) -> String {
+    let quorum = if cluster.quorate {
+        "has quorum".to_owned()
     } else {
-        "has no quorum: nothing is promoted"
+        paint.text(Tone::Bad, "has no quorum: nothing is promoted")
     };
-    let silent: Vec<&str> = view
-        .members
-        .iter()
-        .filter(|node| !view.agents.contains(node))
-        .map(|node| node.as_str())
-        .collect();
-    let members: Vec<&str> = view.members.iter().map(|node| node.as_str()).collect();
     let mut text = format!(
         "Node {} {quorum}; members: {}\n",
-        view.node,
-        members.join(" ")
+        cluster.node,
+        cluster.members.join(" ")
     );
+    let silent: Vec<&str> = cluster
+        .members
+        .iter()
+        .filter(|node| !cluster.agents.contains(node))
+        .map(String::as_str)
+        .collect();
     if !silent.is_empty() {
-        let _ = writeln!(text, "No kemari-agent on: {}", silent.join(" "));
+        let line = format!("No kemari-agent on: {}", silent.join(" "));
+        let _ = writeln!(text, "{}", paint.text(Tone::Doubtful, &line));
     }
     text.push('\n');
-    text.push_str(&replicas(&known));
-    Some(text)
+    text
 }
 
-/// One line a replica.
-pub(super) fn replicas(known: &[ReplicaView]) -> String {
-    if known.is_empty() {
+fn replicas(vms: &[Vm], paint: Paint) -> String {
+    let rows: Vec<[(String, Tone); 11]> = vms
+        .iter()
+        .flat_map(|vm| vm.replicas.iter().map(|replica| row(vm, replica)))
+        .collect();
+    if rows.is_empty() {
         return "No replicas.\n".to_owned();
     }
-    let rows: Vec<[String; 8]> = known.iter().map(row).collect();
-    let widths: Vec<usize> = HEAD
-        .iter()
-        .enumerate()
-        .map(|(column, head)| {
-            let cells = rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(String::len);
-            cells.chain([head.len()]).max().unwrap_or(0)
+    let head = HEAD.map(|name| (name.to_owned(), Tone::Head));
+    let widths: Vec<usize> = (0..HEAD.len())
+        .map(|column| {
+            let cells = rows.iter().chain([&head]);
+            let length = |row: &[(String, Tone); 11]| {
+                row.get(column).map_or(0, |(text, _)| text.chars().count())
+            };
+            cells.map(length).max().unwrap_or(0)
         })
         .collect();
-    let head = HEAD.map(str::to_owned);
-    std::iter::once(&head)
-        .chain(&rows)
-        .map(|row| {
-            let cells: String = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, &width)| format!("{cell:width$}  "))
-                .collect();
-            format!("{}\n", cells.trim_end())
-        })
-        .collect()
+    let mut text = String::new();
+    for row in std::iter::once(&head).chain(&rows) {
+        let last = row.iter().rposition(|(cell, _)| !cell.is_empty());
+        for (column, ((cell, tone), width)) in row.iter().zip(&widths).enumerate() {
+            if last.is_some_and(|last| column > last) {
+                break;
+            }
+            text.push_str(&paint.text(*tone, cell));
+            if last.is_some_and(|last| column < last) {
+                let gap = width.saturating_sub(cell.chars().count()) + 2;
+                text.extend(std::iter::repeat_n(' ', gap));
+            }
+        }
+        text.push('\n');
+    }
+    text
 }
 
-fn row(replica: &ReplicaView) -> [String; 8] {
-    let status = &replica.status;
-    let dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
+fn row(vm: &Vm, replica: &Replica) -> [(String, Tone); 11] {
+    let plain = |text: String| (text, Tone::Neutral);
     let absent = if replica.present {
         ""
     } else {
         "node lost, last words: "
     };
+    let role = match replica.role.as_str() {
+        _ if !replica.present => Tone::Doubtful,
+        "active" | "passive" => Tone::Good,
+        "outdated" => Tone::Bad,
+        _ => Tone::Doubtful,
+    };
+    let licence = match replica.licence.as_str() {
+        "paired" => Tone::Good,
+        "solo" => Tone::Doubtful,
+        "cut" => Tone::Bad,
+        _ => Tone::Neutral,
+    };
+    let sync = if replica.in_sync {
+        ("yes".to_owned(), Tone::Neutral)
+    } else {
+        ("no".to_owned(), Tone::Doubtful)
+    };
+    let role_text = if replica.role == "active" && !replica.running {
+        "active (stopped)".to_owned()
+    } else {
+        replica.role.clone()
+    };
+    let active = replica
+        .figures
+        .as_ref()
+        .filter(|_| replica.role == "active");
+    let figure = |show: fn(&Measured) -> String| plain(active.map_or_else(|| "-".to_owned(), show));
     [
-        status.vm.to_string(),
-        status.node.to_string(),
-        status.role.to_string(),
-        status.licence.to_string(),
-        if status.in_sync { "yes" } else { "no" }.to_owned(),
-        status.generation.to_string(),
-        dash(&status.peer),
-        format!("{absent}{}", status.detail),
+        plain(vm.name.clone()),
+        plain(replica.node.clone()),
+        (role_text, role),
+        (replica.licence.clone(), licence),
+        sync,
+        plain(replica.generation.to_string()),
+        plain(replica.epoch.to_string()),
+        figure(|measured| time(measured.lag_us)),
+        figure(|measured| time(measured.pause_us)),
+        figure(|measured| rate(measured.sent_bytes_per_s)),
+        plain(format!("{absent}{}", replica.detail)),
     ]
+}
+
+/// A duration in the unit that suits it; `-` for none.
+pub(super) fn time(us: u64) -> String {
+    match us {
+        0 => "-".to_owned(),
+        1..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
+        _ => format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000),
+    }
+}
+
+/// Bytes a second in the unit that suits it.
+pub(super) fn rate(bytes_per_s: f64) -> String {
+    const KIB: f64 = 1024.0;
+    if bytes_per_s < KIB * KIB {
+        format!("{:.0} KiB/s", bytes_per_s / KIB)
+    } else {
+        format!("{:.1} MiB/s", bytes_per_s / KIB / KIB)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::overview::overview;
+    use super::super::overview::tests::{replica, view};
     use super::*;
-    use kemari_api::replica::{DiskState, ReplicaStatus};
-    use kemari_api::{Epoch, Generation, Licence, Role};
+    use kemari_api::{Licence, Role};
+    use std::collections::BTreeMap;
 
-    fn view() -> ClusterView {
-        let replica = |node: &str, role, licence, present| ReplicaView {
-            status: ReplicaStatus {
-                vm: "web".parse().unwrap(),
-                node: node.parse().unwrap(),
-                pid: 7,
-                role,
-                licence,
-                in_sync: true,
-                running: true,
-                generation: Generation::new(3),
-                epoch: Epoch::new(9),
-                disks: DiskState::None,
-                peer: String::new(),
-                listen: String::new(),
-                detail: "replicating".to_owned(),
-            },
-            present,
-        };
-        ClusterView {
-            node: "n1".parse().unwrap(),
-            quorate: true,
-            members: vec!["n1".parse().unwrap(), "n3".parse().unwrap()],
-            agents: vec!["n1".parse().unwrap()],
-            replicas: vec![
-                replica("n2", Role::Passive, Licence::None, false),
-                replica("n1", Role::Active, Licence::Paired, true),
-            ],
-            generations: vec![],
+    fn measured() -> Measured {
+        Measured {
+            lag_us: 12_345,
+            pause_us: 480,
+            commit_us: 900,
+            checkpoints: 7,
+            checkpoints_per_s: 50.0,
+            sent_bytes: 1,
+            sent_bytes_per_s: 3_000_000.0,
+            queue_outputs: 0,
+            queue_bytes: 0,
+            copying: false,
+            link_failures: 0,
+            last_link_failure: String::new(),
         }
     }
 
     #[test]
-    fn the_table_shows_who_is_lost_and_who_is_silent() {
-        let text = cluster(&view(), None).unwrap();
+    fn the_screen_shows_who_is_lost_who_is_silent_and_what_is_not_protected() {
+        let view = view(vec![
+            replica("n2", Role::Passive, Licence::None, false),
+            replica("n1", Role::Active, Licence::Cut, true),
+        ]);
+        let figures = BTreeMap::from([("web".parse().unwrap(), measured())]);
+        let text = screen(
+            &overview(Some(&view), &view.replicas, &figures, None),
+            Paint::Plain,
+        );
         assert_eq!(
             text,
             "Node n1 has quorum; members: n1 n3\n\
              No kemari-agent on: n3\n\
              \n\
-             VM   NODE  ROLE     LICENCE  SYNC  GENERATION  PEER  DETAIL\n\
-             web  n1    active   paired   yes   3           -     replicating\n\
-             web  n2    passive  none     yes   3           -     node lost, last words: replicating\n"
+             VM   NODE  ROLE     LICENCE  SYNC  GENERATION  EPOCH  LAG      PAUSE   RATE       DETAIL\n\
+             web  n1    active   cut      yes   3           9      12.3 ms  480 us  2.9 MiB/s  replicating\n\
+             web  n2    passive  none     yes   3           9      -        -       -          node lost, last words: replicating\n\
+             \n\
+             VM web is not protected: outputs are held: its passive replica is out of reach, and nobody \
+             may say yet that it is gone (runbook, \"Outputs are held\")\n"
         );
     }
 
     #[test]
-    fn an_unknown_vm_is_no_empty_table() {
-        assert_eq!(cluster(&view(), Some(&"db".parse().unwrap())), None);
+    fn colours_do_not_move_columns() {
+        let view = view(vec![replica("n1", Role::Active, Licence::Paired, true)]);
+        let overview = overview(Some(&view), &view.replicas, &BTreeMap::new(), None);
+        let painted = screen(&overview, Paint::Colours);
+        let mut bare = String::new();
+        let mut escape = false;
+        for char in painted.chars() {
+            match (escape, char) {
+                (false, '\u{1b}') => escape = true,
+                (true, 'm') => escape = false,
+                (false, char) => bare.push(char),
+                (true, _) => {}
+            }
+        }
+        assert_ne!(painted, bare);
+        assert_eq!(bare, screen(&overview, Paint::Plain));
+    }
+
+    #[test]
+    fn durations_have_their_units() {
+        assert_eq!(time(0), "-");
+        assert_eq!(time(999), "999 us");
+        assert_eq!(time(1_000), "1.0 ms");
+        assert_eq!(time(2_500_000), "2.5 s");
+        assert_eq!(rate(2048.0), "2 KiB/s");
     }
 }

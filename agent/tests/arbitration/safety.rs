@@ -24,6 +24,7 @@ enum Step {
     Link(bool),
     Promote(usize),
     PassiveGone(usize),
+    Force(usize),
     Demote(usize),
 }
 
@@ -48,6 +49,7 @@ fn step(nodes: usize) -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Link),
         4 => host.clone().prop_map(Step::Promote),
         3 => host.clone().prop_map(Step::PassiveGone),
+        1 => host.clone().prop_map(Step::Force),
         1 => host.prop_map(Step::Demote),
     ]
 }
@@ -80,7 +82,17 @@ fn take(world: &mut World, step: Step, truthful: bool) {
             world.passive_gone(node, 1 - node);
             hear_while_true(world, truthful);
         }
-        Step::Promote(_) | Step::PassiveGone(_) => {}
+        // What a person says is true: nothing else runs or can take over. The agents may still refuse.
+        // With two nodes, of which one is gone for good, it is never said on both.
+        Step::Force(node)
+            if world.nothing_runs_but(node)
+                && (!truthful || world.forced_on.is_none_or(|before| before == node)) =>
+        {
+            world.forced_on = Some(node);
+            world.force(node);
+            world.settle(0);
+        }
+        Step::Promote(_) | Step::PassiveGone(_) | Step::Force(_) => {}
         Step::Demote(node) => world.demote(node),
     }
 }
@@ -95,6 +107,7 @@ fn hear_while_true(world: &mut World, truthful: bool) {
 fn history(nodes: usize, steps: &[Step]) {
     history_of(World::new(nodes), nodes, steps);
     history_of(World::with_disks(nodes), nodes, steps);
+    history_of(World::with_shared_disk(nodes), nodes, steps);
 }
 
 fn history_of(mut world: World, nodes: usize, steps: &[Step]) {

@@ -120,6 +120,44 @@ fn a_node_cut_off_and_back_finds_itself_outdated() {
 }
 
 #[test]
+fn an_outdated_replica_whose_engine_is_slow_claims_nothing() {
+    // Found by the model: each message made the agent claim anew, each claim made two messages.
+    let mut world = pair(3);
+    world.isolate(0);
+    world.settle(1);
+    world.heal();
+    // n1 learns of n2's generation, and its engine has not been told yet when n2 is lost.
+    while (0..3).any(|node| world.deliver(node)) {}
+    world.kill_node(1);
+    let mut messages = 0;
+    while (0..3).any(|node| world.deliver(node)) {
+        messages += 1;
+        assert!(messages < 100, "the agents do not come to rest");
+    }
+    world.settle(1);
+    assert_eq!(world.role(0), Some((Role::Outdated, Licence::None)));
+}
+
+#[test]
+fn a_cold_start_that_nobody_consented_to_outdates_nobody() {
+    // Found by the model: both hosts are told to promote. The agents record n1's claim, then n2's
+    // of the next generation, which names n1; n1 refuses, and its guest must go on.
+    let mut world = World::new(3);
+    world.settle(1);
+    world.promote(0);
+    world.deliver(0);
+    while (0..3).any(|node| world.deliver(node)) {}
+    // n1's claim is being recorded, n2 has heard of it and names n1.
+    world.write(0);
+    while world.deliver(0) {}
+    while world.deliver(1) {}
+    world.promote(1);
+    world.settle(0);
+    world.settle(3);
+    assert_eq!((world.role(0), world.role(1)), (PAIRED, PASSIVE));
+}
+
+#[test]
 fn with_two_nodes_the_active_goes_solo_on_pacemakers_word_only() {
     let mut world = pair(2);
     world.kill_node(1);
@@ -296,4 +334,60 @@ fn an_older_disk_is_not_booted_from_while_the_newer_one_is_away() {
     let newer = world.promote(1);
     world.settle(5);
     assert_eq!(world.answers.get(&newer), Some(&Ok(())));
+}
+
+/// n1 active and paired with n2, the VM writes to a disk that both nodes see.
+fn pair_with_shared_disk(nodes: usize) -> World {
+    let mut world = World::with_shared_disk(nodes);
+    world.settle(1);
+    let request = world.promote(0);
+    world.settle(3);
+    assert_eq!(world.answers.get(&request), Some(&Ok(())));
+    assert_eq!((world.role(0), world.role(1)), (PAIRED, PASSIVE));
+    world
+}
+
+#[test]
+fn with_a_shared_disk_a_lost_node_is_left_to_pacemaker_which_fences() {
+    for nodes in [2, 3, 5] {
+        let mut world = pair_with_shared_disk(nodes);
+        world.kill_node(0);
+        world.settle(5);
+        assert_eq!(world.role(1), PASSIVE, "{nodes} nodes");
+        let request = world.promote(1);
+        world.settle(0);
+        assert_eq!(world.answers.get(&request), Some(&Ok(())));
+        assert_eq!(world.role(1), SOLO, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn with_a_shared_disk_an_engine_that_ended_waits_until_its_node_is_fenced() {
+    for nodes in [3, 5] {
+        let mut world = pair_with_shared_disk(nodes);
+        world.kill_engine(0);
+        world.settle(5);
+        assert_eq!(world.role(1), PASSIVE, "{nodes} nodes");
+        let request = world.promote(1);
+        world.settle(5);
+        assert_eq!(world.role(1), PASSIVE, "{nodes} nodes");
+        assert_eq!(world.answers.get(&request), None, "it waits for fencing");
+        world.kill_node(0);
+        world.settle(1);
+        assert_eq!(world.answers.get(&request), Some(&Ok(())));
+        assert_eq!(world.role(1), SOLO, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn a_shared_disk_is_handed_over_without_fencing() {
+    for nodes in [2, 3] {
+        let mut world = pair_with_shared_disk(nodes);
+        world.demote(0);
+        world.settle(1);
+        let request = world.promote(1);
+        world.settle(3);
+        assert_eq!(world.answers.get(&request), Some(&Ok(())));
+        assert_eq!((world.role(0), world.role(1)), (PASSIVE, PAIRED));
+    }
 }

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kemari_agent::arbitration::message::Record;
-use kemari_agent::arbitration::{Action, Arbiter, Command, Event, RequestId};
+use kemari_agent::arbitration::{Action, Arbiter, Command, Event, Grounds, RequestId};
+use kemari_api::agent::Vote;
 use kemari_api::replica::{DiskState, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role, VmName};
 
@@ -68,7 +69,11 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Whether the VM has a replicated disk.
     pub disks: bool,
+    /// Whether it writes to a disk that both nodes see.
+    pub shared: bool,
     pub link: bool,
+    /// The node on which a person forced the VM last.
+    pub forced_on: Option<usize>,
     /// Highest generation with which an output left, who let it out, and how far the guest was.
     released: (Generation, usize, u64),
     promoted: BTreeMap<Generation, usize>,
@@ -103,11 +108,20 @@ impl World {
         Self::of_vm(nodes, true)
     }
 
+    /// The same with a VM that writes to a disk that both nodes see.
+    pub fn with_shared_disk(nodes: usize) -> Self {
+        let mut world = Self::of_vm(nodes, false);
+        world.shared = true;
+        world
+    }
+
     fn of_vm(nodes: usize, disks: bool) -> Self {
         let mut world = Self {
             disks,
+            shared: false,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             link: true,
+            forced_on: None,
             released: (Generation::default(), usize::MAX, 0),
             promoted: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -270,6 +284,8 @@ impl World {
             epoch: Epoch::new(engine.state),
             disks: if self.disks {
                 self.nodes[node].guest_disk.state
+            } else if self.shared {
+                DiskState::Shared
             } else {
                 DiskState::None
             },
@@ -287,6 +303,30 @@ impl World {
         self.requests += 1;
         let request = RequestId(self.requests);
         self.push(node, Event::PromoteRequested { vm: vm(), request });
+        request
+    }
+
+    /// No other node runs the VM, could take it over, or was just told to.
+    pub fn nothing_runs_but(&self, node: usize) -> bool {
+        let idle = |other: &Node| {
+            let engine = other.engine.as_ref();
+            other.orders.is_empty()
+                && engine.is_none_or(|engine| matches!(engine.role, Role::Waiting | Role::Outdated))
+        };
+        (0..self.nodes.len()).all(|other| other == node || idle(&self.nodes[other]))
+    }
+
+    /// What the node's agent knows of all votes.
+    pub fn votes(&self, node: usize) -> Vec<Vote> {
+        let agent = self.nodes[node].agent.as_ref();
+        agent.map_or_else(Vec::new, |agent| agent.votes(&vm()))
+    }
+
+    /// A person forces the VM on this node.
+    pub fn force(&mut self, node: usize) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.push(node, Event::ForceRequested { vm: vm(), request });
         request
     }
 
@@ -360,8 +400,17 @@ impl World {
         };
         let (command, done) = match order {
             Action::Promote {
-                how, generation, ..
-            } => (Command::Promote, self.become_active(node, how, generation)),
+                how,
+                generation,
+                grounds,
+                ..
+            } => {
+                if let (Grounds::Person(_), Some(engine)) = (grounds, &self.nodes[node].engine) {
+                    // A person said that what left since is lost.
+                    self.released.2 = self.released.2.min(engine.state);
+                }
+                (Command::Promote, self.become_active(node, how, generation))
+            }
             Action::GoSolo { generation, .. } => (Command::GoSolo, self.go_solo(node, generation)),
             Action::Outdate { generation, .. } => {
                 (Command::Outdate, self.outdate(node, generation))
@@ -394,12 +443,17 @@ impl World {
         };
         let fits = match how {
             Promotion::TakeOver => engine.role == Role::Passive && engine.in_sync,
-            Promotion::ColdStart => engine.role == Role::Waiting,
+            Promotion::ColdStart | Promotion::ForcedColdStart => engine.role == Role::Waiting,
         };
         if !fits || generation <= engine.generation {
             return false;
         }
-        if how == Promotion::TakeOver {
+        if how == Promotion::ForcedColdStart {
+            if disks && disk.state == DiskState::Incomplete {
+                return false;
+            }
+            engine.state = if disks { disk.content } else { released.2 + 1 };
+        } else if how == Promotion::TakeOver {
             assert!(
                 engine.state >= released.2,
                 "n{} takes over generation {generation} from {} but {} has left",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::Machines;
+use super::emulator::Acceleration;
 use super::machinery::{Machinery, Node};
 use crate::bed::Bed as _;
 
@@ -84,6 +85,14 @@ fn stalls(serial: &str) -> Vec<&str> {
 }
 
 impl Machines {
+    /// Whether nodes are emulated: their processors stand still now and then, and those of guests with them.
+    pub fn is_emulated(&self) -> bool {
+        self.machinery
+            .all()
+            .iter()
+            .any(|node| node.hardware.acceleration == Acceleration::Tcg)
+    }
+
     /// What the nodes' own kernels said of processors that stood still, with the node's name. Emulated machines with several processors
     /// do that now and then; whatever ran in one then says nothing about Kemari.
     pub fn stalls(&self) -> Vec<String> {

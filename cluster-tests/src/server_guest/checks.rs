@@ -14,7 +14,6 @@ const ALARMS: &[&str] = &[
     "Oops",
     "Call Trace",
     "Kernel panic",
-    "soft lockup",
     "hard LOCKUP",
     "detected stalls",
     "self-detected stall",
@@ -35,11 +34,43 @@ const ALARMS: &[&str] = &[
     "failed unit:",
 ];
 
+/// Those of them which say no more than that time passed in which a processor did nothing.
+const STANDSTILLS: &[&str] = &[
+    "soft lockup",
+    "hard LOCKUP",
+    "workqueue lockup",
+    "detected stalls",
+    "self-detected stall",
+    "blocked for more than",
+];
+
 /// The lines of a log that must not be there.
-pub fn alarming(log: &str) -> Vec<&str> {
-    log.lines()
-        .filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)))
-        .collect()
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Alarms<'log> {
+    /// Something is wrong.
+    pub faults: Vec<&'log str>,
+    /// The guest's processors stood still. On an emulated node, whose own processors do that, they must; anywhere else it is a fault.
+    pub standstills: Vec<&'log str>,
+}
+
+impl<'log> Alarms<'log> {
+    /// Of a kernel log. The trace that follows an alarm belongs to it.
+    pub fn of(log: &'log str) -> Self {
+        let mut alarms = Self::default();
+        let mut last_stood_still = false;
+        let wrong = |line: &&str| ALARMS.iter().any(|alarm| line.contains(alarm));
+        for line in log.lines().filter(wrong) {
+            if !line.contains("Call Trace") {
+                last_stood_still = STANDSTILLS.iter().any(|word| line.contains(word));
+            }
+            if last_stood_still {
+                alarms.standstills.push(line);
+            } else {
+                alarms.faults.push(line);
+            }
+        }
+        alarms
+    }
 }
 
 /// Checks that a list of numbers, one a line, contains all of these.
@@ -112,13 +143,24 @@ fn nanoseconds(number: i128) -> Duration {
 mod tests {
     use std::time::Duration;
 
-    use super::{ClockReport, alarming, has_all};
+    use super::{Alarms, ClockReport, has_all};
 
     #[test]
     fn alarms_are_found_among_ordinary_lines() {
         let log = "[0.1] tsc: Fast TSC calibration failed\n[1.0] clocksource: timekeeping watchdog on CPU0: kvm-clock wd-wd read-back delay of 77826ns\n[9.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\n\
                    [9.1] EXT4-fs (vda): mounted filesystem\nfailed unit: nginx.service loaded failed failed\n";
-        assert_eq!(alarming(log).len(), 2);
+        let alarms = Alarms::of(log);
+        assert_eq!((alarms.faults.len(), alarms.standstills.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_trace_belongs_to_the_alarm_before_it() {
+        let log = "[1] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\n[1] Call Trace:\n[2] rcu: INFO: rcu_preempt self-detected stall on CPU\n\
+                   [3] WARNING: CPU: 0 PID: 7 at kernel/x.c\n[3] Call Trace:\n";
+        let alarms = Alarms::of(log);
+        assert_eq!((alarms.faults.len(), alarms.standstills.len()), (2, 3));
+        let alone = Alarms::of("[1] Call Trace:\n");
+        assert_eq!((alone.faults.len(), alone.standstills.len()), (1, 0));
     }
 
     #[test]

@@ -41,6 +41,19 @@ pub struct ClusterView {
     pub generations: Vec<(VmName, Generation, NodeName)>,
 }
 
+/// What an agent has recorded of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct Vote {
+    /// The agent's node.
+    pub node: NodeName,
+    /// The newest generation it recorded.
+    pub generation: Generation,
+    /// Who holds it.
+    pub holder: NodeName,
+    /// For what: `take-over`, `cold-start`, `solo` or `forced`.
+    pub purpose: String,
+}
+
 /// How Pacemaker says that a passive replica is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
 #[serde(rename_all = "kebab-case")]
@@ -65,6 +78,14 @@ pub trait Agent {
     /// Pacemaker calls `promote` for the local replica: take over, cold start, or find the work
     /// done. Returns when the guest executes, or fails.
     fn promote(&self, vm: &VmName) -> zbus::Result<()>;
+
+    /// What each agent is known to have recorded of `vm`, the asked one's own vote first.
+    fn votes(&self, vm: &VmName) -> zbus::Result<Vec<Vote>>;
+
+    /// A person starts the local replica of `vm` whatever nodes that are away may hold: their memory
+    /// and disks may be newer, and are outdated by this. `typed` is the VM's name as that person typed
+    /// it. Returns when the guest executes, or fails.
+    fn force_active(&self, vm: &VmName, typed: &str) -> zbus::Result<()>;
 
     /// Pacemaker says that the passive replica of `vm` on `node` is gone. If the local replica is
     /// active and nothing newer is known, it goes solo.

@@ -40,7 +40,7 @@ mod tests;
 mod text;
 mod vm;
 
-pub use address::{AddressError, ReplicationAddress};
+pub use address::{AddressError, HostPort, ReplicationAddress};
 pub use boot::{BootSection, DiskBoot, KernelBoot};
 pub use bounded::{
     DeltaCacheMib, EpochMsMax, GatherUs, MemoryMib, Mtu, NumaNode, OutOfRange, PeerTimeoutMs, Port,
@@ -55,7 +55,7 @@ pub use mac::{MacAddress, MacError};
 pub use memory::{DirtyTracking, HugePages, MemorySection};
 pub use network::{NETWORKS_MAX, NetworkOutside, NetworkSection, TAP_PREFIX};
 pub use read::Description;
-pub use replication::{Compression, ReplicationPolicy, ReplicationSection};
+pub use replication::{Compression, LinkTransport, ReplicationPolicy, ReplicationSection};
 pub use sandbox::SandboxSection;
 pub use schema::schema;
 pub use sink::{ConsoleSink, SinkError};
@@ -122,9 +122,9 @@ impl VmConfig {
 
     /// Where the replica on `node` listens: its configured address or its name, and the port.
     #[must_use]
-    pub fn replication_address(&self, node: &NodeName) -> ReplicationAddress {
+    pub fn replication_place(&self, node: &NodeName) -> HostPort {
         let host = self.replication.addresses.get(node);
-        ReplicationAddress {
+        HostPort {
             host: host.map_or_else(|| node.as_str().to_owned(), |host| host.as_str().to_owned()),
             port: self.replication.port.number(),
         }

@@ -7,9 +7,12 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+#[cfg(feature = "cluster-key")]
+pub mod cluster_key;
 pub mod config;
 pub mod console;
 pub mod counter;
+pub mod figures;
 pub mod name;
 pub mod place;
 pub mod replica;

@@ -12,6 +12,7 @@ use thiserror::Error;
 use zbus::zvariant::Type;
 use zbus::{Fd, OwnedFd};
 
+use crate::figures::{Comparison, ReplicaFigures};
 use crate::place;
 use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};
 
@@ -19,7 +20,7 @@ use crate::{Epoch, Generation, Licence, NodeName, Role, VmName};
 pub const PATH: &str = "/org/kemari/Replica1";
 
 /// What a replica says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
 pub struct ReplicaStatus {
     /// The VM.
     pub vm: VmName,
@@ -43,7 +44,7 @@ pub struct ReplicaStatus {
     pub disks: DiskState,
     /// The node of the other replica, empty if unknown.
     pub peer: String,
-    /// Where this replica accepts a replication connection, `kemari:tcp:ADDR:PORT`, or empty.
+    /// Where this replica accepts a replication connection, such as `kemari:tls:HOST:PORT`, or empty.
     pub listen: String,
     /// Why it is in this state, one sentence for people.
     pub detail: String,
@@ -63,7 +64,7 @@ impl ReplicaStatus {
 }
 
 /// What the replicated disks of a VM on one node are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
 #[serde(rename_all = "kebab-case")]
 #[zvariant(signature = "s")]
 pub enum DiskState {
@@ -75,6 +76,8 @@ pub enum DiskState {
     Copy,
     /// Partly overwritten by a copy that has not ended: nothing to boot from.
     Incomplete,
+    /// The guest writes to a disk that both nodes see: no take-over before the other node is fenced.
+    Shared,
 }
 
 impl std::fmt::Display for DiskState {
@@ -84,12 +87,13 @@ impl std::fmt::Display for DiskState {
             Self::Own => "own",
             Self::Copy => "copy",
             Self::Incomplete => "incomplete",
+            Self::Shared => "shared",
         })
     }
 }
 
 /// From what a replica is made active.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
 #[serde(rename_all = "kebab-case")]
 #[zvariant(signature = "s")]
 pub enum Promotion {
@@ -97,6 +101,9 @@ pub enum Promotion {
     TakeOver,
     /// Boot the guest from nothing. The replica must be waiting.
     ColdStart,
+    /// The same, also from disks that are a copy of the other replica's: a person said that what may
+    /// be newer there is lost.
+    ForcedColdStart,
 }
 
 /// What becomes of a guest after it was written to a snapshot.
@@ -134,7 +141,7 @@ pub trait Replica {
     /// replica is waiting (for a checkpoint). A no-op on a replica that is not active.
     fn demote(&self) -> zbus::Result<()>;
 
-    /// Starts replication to the peer at `kemari:tcp:HOST:PORT` in the background. A no-op when
+    /// Starts replication to the peer at an address such as `kemari:tls:HOST:PORT` in the background. A no-op when
     /// already replicating or connecting to this address.
     fn protect(&self, address: &str) -> zbus::Result<()>;
 
@@ -161,6 +168,13 @@ pub trait Replica {
 
     /// Ends the engine process. An active replica's guest is stopped hard. Returns before the end.
     fn quit(&self) -> zbus::Result<()>;
+
+    /// What the replication costs.
+    fn figures(&self) -> zbus::Result<ReplicaFigures>;
+
+    /// Compares the disks of both replicas while the guest runs. The active one of a pair in sync only.
+    /// Returns when it is done, which may take hours; how far it is, `Changed` says.
+    fn verify(&self) -> zbus::Result<Comparison>;
 
     /// Runs one line of the monitor and returns what it prints.
     fn monitor(&self, line: &str) -> zbus::Result<String>;

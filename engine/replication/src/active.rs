@@ -83,6 +83,17 @@ pub struct ActiveSession {
     receiver: ActiveReceiver,
 }
 
+impl Clone for ActiveSession {
+    /// A session of its own: what one sends, the other does not know of.
+    fn clone(&self) -> Self {
+        let sent = Arc::new(AtomicU64::new(self.sender.sent().get()));
+        Self {
+            receiver: self.receiver.copied(Arc::clone(&sent)),
+            sender: self.sender.copied(sent),
+        }
+    }
+}
+
 impl ActiveSession {
     /// A session on a connection that was just made.
     ///

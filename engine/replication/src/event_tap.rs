@@ -70,7 +70,7 @@ pub struct ClosedEpoch {
 }
 
 /// An output that may leave now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Release {
     /// The epoch it belongs to.
     pub epoch: Epoch,
@@ -78,8 +78,17 @@ pub struct Release {
     pub output: Arc<Output>,
 }
 
+/// What waits for a commit and is kept elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// The epoch whose commit it waits for.
+    pub epoch: Epoch,
+    /// Whether nothing else has waited for that epoch's checkpoint.
+    pub first: bool,
+}
+
 /// The queue of outputs of one VM.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventTap {
     bytes_max: usize,
     bytes: usize,
@@ -150,6 +159,16 @@ impl EventTap {
         let first = !self.pending && !bytes.is_empty();
         self.pending |= first;
         first
+    }
+
+    /// Something that is kept elsewhere leaves with the open epoch, like an output: a change of a disk
+    /// that both hosts see. Says whether it is the first that waits for that epoch's checkpoint.
+    pub fn wait_for_commit(&mut self) -> Waiting {
+        let first = !std::mem::replace(&mut self.pending, true);
+        Waiting {
+            epoch: self.open_epoch,
+            first,
+        }
     }
 
     fn push_packet(&mut self, kind: OutputKind, bytes: &[u8]) {
@@ -339,6 +358,18 @@ impl EventTap {
             Some(oldest) => allowed.min(before(oldest.epoch)),
             None => allowed,
         }
+    }
+
+    /// How many outputs the outside has not taken.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The memory that they take, in bytes.
+    #[must_use]
+    pub const fn queued_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether the outside has taken everything.

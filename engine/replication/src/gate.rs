@@ -8,12 +8,12 @@
 
 use kemari_api::Epoch;
 
-use crate::event_tap::{Carry, ClosedEpoch, EventTap, Release};
+use crate::event_tap::{Carry, ClosedEpoch, EventTap, Release, Waiting};
 use crate::licence::{Licence, LicenceError, LicenceEvent, Permission};
 use crate::output::OutputKind;
 
 /// The event-tap and the licence it obeys.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutputGate {
     licence: Licence,
     tap: EventTap,
@@ -79,6 +79,25 @@ impl OutputGate {
         self.tap.push(kind, bytes)
     }
 
+    /// Something that is kept elsewhere shall leave now. `None`: it may; else it waits, see
+    /// [`EventTap::wait_for_commit`].
+    pub fn ask_to_leave(&mut self) -> Option<Waiting> {
+        match self.licence.permission() {
+            Permission::All => None,
+            Permission::Nothing | Permission::Committed => Some(self.tap.wait_for_commit()),
+        }
+    }
+
+    /// Whether what waited for the commit of this epoch may leave now.
+    #[must_use]
+    pub fn may_leave(&self, epoch: Epoch) -> bool {
+        match self.licence.permission() {
+            Permission::Nothing => false,
+            Permission::All => true,
+            Permission::Committed => epoch <= self.tap.committed(),
+        }
+    }
+
     /// Ends the open epoch; see [`EventTap::close_epoch`].
     pub fn close_epoch(&mut self, carry: Carry) -> ClosedEpoch {
         self.tap.close_epoch(carry)
@@ -110,5 +129,36 @@ impl OutputGate {
     /// Hands out again what was not taken; see [`EventTap::hand_out_again`].
     pub const fn hand_out_again(&mut self) {
         self.tap.hand_out_again();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kemari_api::Generation;
+
+    use super::*;
+    use crate::event_tap::TapConfig;
+
+    #[test]
+    fn what_is_kept_elsewhere_leaves_with_its_commit_or_under_a_solo_licence() {
+        let mut gate = OutputGate::new(EventTap::new(&TapConfig::default()));
+        let generation = Generation::new(1);
+        gate.handle(LicenceEvent::SoloGranted { generation })
+            .unwrap();
+        assert_eq!(gate.ask_to_leave(), None);
+        gate.handle(LicenceEvent::Hold).unwrap();
+        gate.handle(LicenceEvent::PairedRecorded).unwrap();
+        let epoch = Epoch::new(1);
+        let waiting = |first| Some(Waiting { epoch, first });
+        assert_eq!(gate.ask_to_leave(), waiting(true));
+        assert_eq!(gate.ask_to_leave(), waiting(false));
+        assert!(gate.tap().has_pending() && !gate.may_leave(epoch));
+        gate.close_epoch(Carry::Epoch);
+        gate.handle(LicenceEvent::CommitSent).unwrap();
+        assert!(!gate.may_leave(epoch));
+        gate.committed(epoch).unwrap();
+        assert!(gate.may_leave(epoch) && !gate.may_leave(epoch.next()));
+        gate.handle(LicenceEvent::SessionLost).unwrap();
+        assert!(!gate.may_leave(epoch), "a replica that is cut off");
     }
 }

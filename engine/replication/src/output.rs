@@ -83,7 +83,7 @@ impl OutputKind {
 }
 
 /// One output, at most [`OUTPUT_BYTES_MAX`] long.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Output {
     /// Which back end it is for.
     pub kind: OutputKind,

@@ -18,6 +18,15 @@ pub struct Capture {
     pages: Vec<[u8; PAGE_BYTES]>,
 }
 
+/// What happens at a cut to requests that disks of this host have in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskRequests {
+    /// They stay there. Their completions come after the cut, and the other replica makes them again.
+    Left,
+    /// They are waited for, and complete before the cut.
+    Drained,
+}
+
 /// One cut.
 #[derive(Debug)]
 pub struct Cut {
@@ -34,7 +43,7 @@ pub struct Cut {
 }
 
 impl Capture {
-    /// Cuts. The guest is paused on return; the pages are in this capture.
+    /// Cuts. The guest stands still on return, and nothing writes its memory; the pages are in this capture.
     ///
     /// # Errors
     /// A sentence, when the machine cannot be paused, saved or read. Nothing was taken then: the
@@ -44,12 +53,15 @@ impl Capture {
         machine: &mut Machine,
         outputs: &Outputs,
         disks: &DiskLog,
+        requests: DiskRequests,
         carry: Carry,
     ) -> Result<Cut, String> {
         let at = clock::now();
-        machine
-            .pause()
-            .map_err(|error| crate::exit::chain(&error))?;
+        let stopped = match requests {
+            DiskRequests::Left => machine.freeze(),
+            DiskRequests::Drained => machine.pause(),
+        };
+        stopped.map_err(|error| crate::exit::chain(&error))?;
         // The state first: reading it may write guest memory (kvm-state facts, §9).
         let state = machine.save().map_err(|error| crate::exit::chain(&error))?;
         let dirty = machine

@@ -2,17 +2,20 @@
 //! What the outside can ask of a replica, and why it may refuse.
 
 use std::fs::File;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use kemari_api::config::{AddressError, ReplicationAddress};
+use kemari_api::figures::ReplicaFigures;
 use kemari_api::replica::{AfterSnapshot, Promotion, ReplicaStatus};
-use kemari_api::{Generation, Role};
+use kemari_api::{Generation, Licence, Role};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
+use crate::clock;
 use crate::conductor::Input;
 use crate::conductor::statistics::Statistics;
 use crate::link::passive::Held;
+use crate::outputs::Outputs;
 
 /// A request, as the control socket brings it.
 #[derive(Debug)]
@@ -88,6 +91,9 @@ pub enum Refusal {
         /// Where to.
         address: ReplicationAddress,
     },
+    /// Both replicas' disks were compared and are not equal.
+    #[error("{0}")]
+    Differ(String),
     /// The machine, the disk or the peer failed.
     #[error("{0}")]
     Failed(String),
@@ -112,6 +118,7 @@ pub struct ConductorHandle {
     inputs: mpsc::Sender<Input>,
     status: watch::Receiver<ReplicaStatus>,
     statistics: Statistics,
+    outputs: Arc<Outputs>,
 }
 
 impl ConductorHandle {
@@ -120,11 +127,13 @@ impl ConductorHandle {
         inputs: mpsc::Sender<Input>,
         status: watch::Receiver<ReplicaStatus>,
         statistics: Statistics,
+        outputs: Arc<Outputs>,
     ) -> Self {
         Self {
             inputs,
             status,
             statistics,
+            outputs,
         }
     }
 
@@ -145,6 +154,20 @@ impl ConductorHandle {
     /// A receiver that sees every change of the status.
     pub fn watch(&self) -> watch::Receiver<ReplicaStatus> {
         self.status.clone()
+    }
+
+    /// What the replication costs, for programs.
+    pub fn figures(&self) -> ReplicaFigures {
+        let mut figures = self.statistics.reading(clock::now());
+        let (outputs, bytes) = self
+            .outputs
+            .with_gate(|gate| (gate.tap().queued(), gate.tap().queued_bytes()));
+        figures.queue_outputs = outputs as u64;
+        figures.queue_bytes = bytes as u64;
+        if !matches!(self.status().licence, Licence::Paired | Licence::Cut) {
+            figures.lag_us = 0;
+        }
+        figures
     }
 
     /// Counters of the replication.

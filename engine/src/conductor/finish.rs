@@ -110,7 +110,7 @@ impl Conductor {
             self.finish = Some(other);
             return;
         }
-        if let Err(error) = self.machine.pause() {
+        if let Err(error) = self.stand_still() {
             let text = crate::exit::chain(&error);
             finish.answer(Err(super::Refusal::Failed(text.clone())));
             self.end = Some(End::Failed(text));
@@ -130,6 +130,27 @@ impl Conductor {
         } else {
             self.finish = Some(finish);
             self.complete_finish();
+        }
+    }
+
+    /// Stops the guest with nothing in flight. Changes of shared disks that wait for a commit cannot
+    /// be waited for: the next checkpoint names them, if it is the last one, too.
+    pub(super) fn stand_still(&mut self) -> Result<(), kemari_vmm::PauseError> {
+        let solo = matches!(self.licence(), Licence::Solo { .. });
+        if self.attachments.writes_shared_disks() && !solo {
+            self.machine.freeze()
+        } else {
+            self.machine.pause()
+        }
+    }
+
+    /// The last checkpoint is committed: what the guest wrote to shared disks gets there before
+    /// another node goes on with it.
+    fn land_shared_changes(&mut self) {
+        if self.attachments.writes_shared_disks()
+            && let Err(error) = self.machine.pause()
+        {
+            self.end = Some(End::Failed(crate::exit::chain(&error)));
         }
     }
 
@@ -169,6 +190,9 @@ impl Conductor {
         let handed_over = finish
             .last
             .filter(|last| self.is_paired() && self.progress.acked >= *last);
+        if handed_over.is_some() {
+            self.land_shared_changes();
+        }
         if handed_over.is_some() && matches!(finish.purpose, Purpose::PowerOff) {
             // Before the last outputs are carried out, which may take longer than the peer waits:
             // it holds them, and nothing is left to run.

@@ -45,7 +45,11 @@ impl Migration {
 
 impl Conductor {
     pub(super) fn migrate(&mut self, address: ReplicationAddress, reply: oneshot::Sender<Answer>) {
-        if let Err(refusal) = self.may_migrate() {
+        let may = self.may_migrate().and_then(|()| {
+            let usable = self.security.check(&address);
+            usable.map_err(Refusal::Failed)
+        });
+        if let Err(refusal) = may {
             let _ = reply.send(Err(refusal));
             return;
         }

@@ -139,6 +139,7 @@ impl Conductor {
             address.clone(),
             config,
             self.silence_max(),
+            self.security.tls().cloned(),
             self.sender.clone(),
         ) {
             Ok(()) => self.link = LinkState::Connecting { id, address },
@@ -353,10 +354,12 @@ impl Conductor {
 
     /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
     pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
+        let requests = self.disk_requests_at_cut();
         let cut = match self.capture.cut(
             &mut self.machine,
             &self.outputs,
             self.attachments.storage().log(),
+            requests,
             carry,
         ) {
             Ok(cut) => cut,
@@ -460,7 +463,7 @@ impl Conductor {
             .pop_front_if(|sent| sent.epoch <= epoch)
         {
             self.attachments.storage().log().committed(&sent.log);
-            self.statistics.committed(now.saturating_sub(sent.cut_at));
+            self.statistics.committed(sent.cut_at, now);
         }
         if self.config.replication.synchronous {
             // The next epoch begins when the guest goes on, or a link slower than the longest epoch
@@ -552,7 +555,13 @@ impl Conductor {
                 "The migration failed: {error}"
             ))));
         }
-        let detail = format!("not replicating: {error}");
+        self.not_replicating(error);
+        self.stop_tracking();
+    }
+
+    /// Says why there is no pair.
+    pub(super) fn not_replicating(&mut self, why: &dyn std::fmt::Display) {
+        let detail = format!("not replicating: {why}");
         // The agent tries again every second; only news is worth a warning.
         if detail == self.detail {
             tracing::debug!(vm = %self.config.vm.name, "{detail}");
@@ -560,7 +569,6 @@ impl Conductor {
             tracing::warn!(vm = %self.config.vm.name, generation = %self.generation, "{detail}");
         }
         self.detail = detail;
-        self.stop_tracking();
     }
 
     fn retry_later(&mut self, address: ReplicationAddress, error: &LinkError) {

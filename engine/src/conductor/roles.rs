@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use kemari_api::config::{DiskSection, DiskStorage, ReplicationAddress};
+use kemari_api::config::ReplicationAddress;
 use kemari_api::replica::{DiskState, Promotion};
 use kemari_api::{Epoch, Generation, Role};
 use kemari_replication::OutputKind;
@@ -38,7 +38,11 @@ impl Conductor {
             Request::Promote {
                 how: Promotion::ColdStart,
                 generation,
-            } => self.cold_start(generation),
+            } => self.cold_start(generation, false),
+            Request::Promote {
+                how: Promotion::ForcedColdStart,
+                generation,
+            } => self.cold_start(generation, true),
             Request::Protect(address) => self.protect(address),
             Request::RunSnapshot(held, generation) => self.run_snapshot(&held, generation),
             Request::SaveSnapshot(file, after) => self.save_snapshot(file, after),
@@ -109,8 +113,7 @@ impl Conductor {
 
     fn stop(&mut self) -> Answer {
         self.needs_active("only an active guest can be stopped")?;
-        self.machine
-            .pause()
+        self.stand_still()
             .map_err(|error| Refusal::failed(&error))?;
         self.running = false;
         Ok(())
@@ -184,8 +187,8 @@ impl Conductor {
         Ok(())
     }
 
-    /// Boots the guest from nothing.
-    fn cold_start(&mut self, generation: Generation) -> Answer {
+    /// Boots the guest from nothing; by force also from disks that are a copy.
+    fn cold_start(&mut self, generation: Generation, forced: bool) -> Answer {
         if self.role != Role::Waiting {
             let needed = "only a waiting one can be started from nothing";
             return Err(Refusal::Role {
@@ -194,7 +197,9 @@ impl Conductor {
             });
         }
         self.needs_newer(generation)?;
-        self.needs_own_disks()?;
+        if !(forced && self.disks == DiskState::Copy) {
+            self.needs_own_disks()?;
+        }
         if let Some(endpoint) = &self.endpoint {
             endpoint.seize(generation, "it is active itself");
         }
@@ -224,13 +229,13 @@ impl Conductor {
     /// would go back in time.
     fn needs_own_disks(&self) -> Answer {
         let what = match self.disks {
-            DiskState::None | DiskState::Own => return Ok(()),
+            DiskState::None | DiskState::Own | DiskState::Shared => return Ok(()),
             DiskState::Copy => "a copy of the other replica's, which may be newer",
             DiskState::Incomplete => "only partly copied from the other replica's",
         };
         Err(Refusal::Failed(format!(
             "The disks of this node are {what}: start the guest on the node where it ran last. If \
-             that is lost for good, kemari-engine run --force boots it from these disks by hand"
+             that is lost for good: kemarictl force-active here, or by hand kemari-engine run --force"
         )))
     }
 
@@ -277,14 +282,24 @@ impl Conductor {
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }
-        let shared = |disk: &&DiskSection| disk.storage == DiskStorage::Shared && !disk.read_only;
-        if let Some(disk) = self.config.disk.iter().find(shared) {
+        if let Some((disk, trouble)) = self.attachments.trouble_with_shared_disks() {
             return Err(Refusal::Failed(format!(
-                "Disk \"{}\" is shared and the guest can write to it: this release protects guests \
-                 with replicated disks only. Give each host a disk of its own (storage = \
-                 \"replicated\"), or make it read-only",
-                disk.id
+                "Disk \"{disk}\" is shared and the guest can write to it, but {trouble}. Or give \
+                 each host a disk of its own (storage = \"replicated\"), or make it read-only"
             )));
+        }
+        if self.attachments.writes_shared_disks() && self.attachments.storage().is_replicated() {
+            return Err(Refusal::Failed(
+                "The guest has replicated disks and shared ones that it can write to: this release \
+                 protects guests with one kind only"
+                    .into(),
+            ));
+        }
+        if let Err(why) = self.security.check(&address) {
+            if self.link.address().is_none() {
+                self.not_replicating(&why);
+            }
+            return Err(Refusal::Failed(why));
         }
         match self.link.address() {
             Some(current) if *current == address => {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kemari_api::figures::{Histogram, ReplicaFigures};
 use kemari_replication::PAGE_BYTES;
 use kemari_replication::compression::{Effort, PageTally, Spent};
 
@@ -28,6 +29,11 @@ struct Inner {
     /// Encoding of one page, by checkpoint.
     encodings: VecDeque<Duration>,
     last_link_failure: Option<String>,
+    all_pauses: Histogram,
+    all_commits: Histogram,
+    /// When the newest committed epoch was cut.
+    committed_cut: Option<Duration>,
+    link_failures: u64,
 }
 
 /// One reading of the counters.
@@ -138,14 +144,18 @@ impl Statistics {
             inner.figures.last_pages = pages;
             inner.figures.stopped += pause;
             push(&mut inner.pauses, pause);
+            inner.all_pauses.record(pause);
         });
     }
 
-    /// A checkpoint was committed this long after its cut.
-    pub fn committed(&self, since_cut: Duration) {
+    /// A checkpoint that was cut then was committed now.
+    pub fn committed(&self, cut_at: Duration, now: Duration) {
         self.with(|inner| {
+            let since_cut = now.saturating_sub(cut_at);
             inner.figures.checkpoints += 1;
+            inner.committed_cut = Some(cut_at);
             push(&mut inner.commits, since_cut);
+            inner.all_commits.record(since_cut);
         });
     }
 
@@ -156,12 +166,38 @@ impl Statistics {
 
     /// Why the last link ended; `None` forgets it when a new one begins.
     pub fn link_failed(&self, failure: Option<String>) {
-        self.with(|inner| inner.last_link_failure = failure);
+        self.with(|inner| {
+            inner.link_failures += u64::from(failure.is_some());
+            inner.last_link_failure = failure;
+        });
     }
 
     /// Why the last link ended, if none has begun since.
     pub fn last_link_failure(&self) -> Option<String> {
         self.with(|inner| inner.last_link_failure.clone())
+    }
+
+    /// The figures that programs read. The lag is for whoever knows whether there is a pair.
+    pub fn reading(&self, now: Duration) -> ReplicaFigures {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let figures = self.figures();
+        self.with(|inner| ReplicaFigures {
+            copying: figures.copying,
+            checkpoints: figures.checkpoints,
+            sent_bytes: figures.sent_bytes,
+            dirty_bytes: figures.pages.pages() * PAGE_BYTES as u64,
+            pause: inner.all_pauses.clone(),
+            commit: inner.all_commits.clone(),
+            pause_us: us(figures.pause[0]),
+            commit_us: us(figures.commit[0]),
+            lag_us: inner
+                .committed_cut
+                .map_or(0, |cut_at| us(now.saturating_sub(cut_at))),
+            queue_outputs: 0,
+            queue_bytes: 0,
+            link_failures: inner.link_failures,
+            last_link_failure: inner.last_link_failure.clone().unwrap_or_default(),
+        })
     }
 
     /// All figures now.
@@ -195,6 +231,23 @@ fn percentiles(window: &VecDeque<Duration>) -> [Duration; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lag_is_the_age_of_the_newest_commit_and_failures_are_counted() {
+        let statistics = Statistics::default();
+        let ms = Duration::from_millis;
+        assert_eq!(statistics.reading(ms(7)).lag_us, 0);
+        statistics.committed(ms(10), ms(12));
+        statistics.link_failed(Some("cut".to_owned()));
+        statistics.link_failed(None);
+        let reading = statistics.reading(ms(15));
+        assert_eq!((reading.lag_us, reading.checkpoints), (5_000, 1));
+        assert_eq!(reading.commit.count(), 1);
+        assert_eq!(
+            (reading.link_failures, reading.last_link_failure.as_str()),
+            (1, "")
+        );
+    }
 
     #[test]
     fn percentiles_of_nothing_one_and_many() {

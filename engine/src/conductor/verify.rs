@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Comparing the disks of a pair while the guest runs.
 //!
-//! At a cut nothing is in flight, so a part of a disk that is read after it and was not written
-//! until its digests are sent is as it was at that cut, and at every cut since. The passive side
-//! reads its own when it has applied the last epoch sent. A part that was written is tried again at
-//! the next cut, in halves and alone, so that what the guest writes all the time is caught in the end.
+//! A part of a disk that is not being written at a cut, is read after it, and was not written until
+//! its digests are sent is as it was at that cut, and at every cut since. The passive side reads its
+//! own when it has applied the last epoch sent. (A change in flight at the cut is in a log that the
+//! passive side applied, and here on the disk or not.) A part that was written is tried again at the
+//! next cut, in halves and alone, and that cut waits for what is in flight, so that what the guest
+//! writes all the time is caught in the end.
 
 use std::collections::VecDeque;
 
@@ -14,6 +16,7 @@ use kemari_replication::storage::{
 use kemari_replication::wire::{Differing, Probe};
 use tokio::sync::oneshot;
 
+use super::capture::DiskRequests;
 use super::pair::LinkState;
 use super::{Answer, Conductor, Refusal};
 use crate::clock;
@@ -75,6 +78,12 @@ impl Verify {
         let _ = self.reply.send(answer);
     }
 
+    /// Whether the next part was written when it was tried before.
+    fn tries_again(&self) -> bool {
+        let next = self.rest.last().filter(|_| self.reading.is_empty());
+        next.is_some_and(|(_, range)| range.count < PROBE_BLOCKS_MAX)
+    }
+
     fn differences(&self) -> String {
         let places: Vec<_> = self
             .told
@@ -131,7 +140,15 @@ impl Conductor {
         self.verify = Some(Verify::of(layouts, reply));
     }
 
-    /// The guest stands still and nothing is in flight: the next part may be read.
+    /// Whether the next cut waits for disks.
+    pub(super) fn disk_requests_at_cut(&self) -> DiskRequests {
+        match &self.verify {
+            Some(verify) if verify.tries_again() => DiskRequests::Drained,
+            _ => DiskRequests::Left,
+        }
+    }
+
+    /// The guest stands still: the next part may be read.
     pub(super) fn verify_at_cut(&mut self) {
         let (LinkState::Up(pair), Some(verify)) = (&self.link, &mut self.verify) else {
             return;
@@ -213,7 +230,7 @@ impl Conductor {
         }
         let told = verify.differences();
         tracing::error!(vm = %self.config.vm.name, generation = %self.generation, "{told}");
-        verify.answer(Err(Refusal::Failed(told)));
+        verify.answer(Err(Refusal::Differ(told)));
     }
 
     /// The pair has ended before all was compared.

@@ -6,6 +6,7 @@ use std::fs::File;
 
 use kemari_api::Generation;
 use kemari_api::config::ReplicationAddress;
+use kemari_api::figures::{Comparison, ReplicaFigures};
 use kemari_api::replica::{AfterSnapshot, Promotion, ReplicaStatus};
 use zbus::OwnedFd;
 use zbus::fdo;
@@ -88,6 +89,24 @@ impl Interface {
 
     async fn quit(&self) -> fdo::Result<()> {
         self.ask(Request::Quit).await
+    }
+
+    fn figures(&self) -> ReplicaFigures {
+        self.conductor.figures()
+    }
+
+    async fn verify(&self) -> fdo::Result<Comparison> {
+        match self.conductor.ask(Request::Verify).await {
+            Ok(()) => Ok(Comparison {
+                equal: true,
+                detail: "the disks of both replicas are equal".to_owned(),
+            }),
+            Err(Refusal::Differ(detail)) => Ok(Comparison {
+                equal: false,
+                detail,
+            }),
+            Err(refusal) => Err(fdo::Error::Failed(refusal.to_string())),
+        }
     }
 
     async fn monitor(&self, line: &str) -> fdo::Result<String> {

@@ -14,7 +14,8 @@ use crate::clock;
 use crate::conductor::{ConductorHandle, Refusal, Request};
 
 const HELP: &str = "\
-migrate [-d] kemari:tcp:HOST:PORT  replicate this guest to a waiting engine (-d: return at once)
+migrate [-d] kemari:tcp:HOST:PORT  replicate this guest to a waiting engine (-d: return at once);
+                                   also kemari:tls:HOST:PORT, kemari:unix:/PATH
 migrate tcp:HOST:PORT              move this guest to an engine that waits with --incoming tcp:...
 verify                             compare the disks of both replicas while the guest runs
 info status                        role, licence, generation and epoch
@@ -64,7 +65,11 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
                 "info status | info migrate | info balloon",
             ));
         }
-        ["migrate", address] if address.starts_with("tcp:") => {
+        ["migrate", address]
+            if ["tcp:", "tls:", "unix:"]
+                .iter()
+                .any(|transport| address.starts_with(transport)) =>
+        {
             let begun = clock::now();
             let address = parse(&format!("kemari:{address}"))?;
             conductor.ask(Request::Migrate(address)).await?;

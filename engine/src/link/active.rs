@@ -5,8 +5,6 @@
 //! conductor hands it. Neither blocks the conductor: the amount that waits to be written is
 //! counted, and the conductor makes no new checkpoint while too much waits.
 
-use std::io::Write;
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -19,6 +17,7 @@ use kemari_replication::active::{
     ActiveConfig, ActiveEvent, ActiveReceiver, ActiveSender, ActiveSession,
 };
 use kemari_replication::wire::{Differing, Goodbye, Refusal};
+use kemari_transport::{Connection, Patience, Tls, connect};
 
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::conductor::Input;
@@ -56,7 +55,7 @@ pub struct Link {
     pub held: Option<Epoch>,
     /// Makes the frames.
     pub session: ActiveSender,
-    stream: TcpStream,
+    connection: Connection,
     buffers: mpsc::Sender<Vec<u8>>,
     empties: mpsc::Receiver<Vec<u8>>,
     waiting_bytes: Arc<AtomicUsize>,
@@ -84,22 +83,24 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.connection.shut();
     }
 }
 
-/// Begins an attempt; the outcome reaches the conductor as [`LinkEvent`]s with this id.
+/// Begins an attempt, with TLS by `tls` where the address asks for it; the outcome reaches the conductor as [`LinkEvent`]s with this id.
 pub fn start(
     id: LinkId,
     address: ReplicationAddress,
     config: ActiveConfig,
     silence_max: Duration,
+    tls: Option<Tls>,
     inputs: mpsc::Sender<Input>,
 ) -> std::io::Result<()> {
     let attempt = Attempt {
         id,
         address,
         silence_max,
+        tls,
         inputs,
     };
     thread::Builder::new()
@@ -112,6 +113,7 @@ struct Attempt {
     id: LinkId,
     address: ReplicationAddress,
     silence_max: Duration,
+    tls: Option<Tls>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -128,11 +130,15 @@ impl Attempt {
     }
 
     fn try_run(&self, config: ActiveConfig) -> Result<std::convert::Infallible, LinkError> {
-        let stream = self.connect()?;
-        let patience = self.silence_max * COPY_PATIENCE;
-        let mut reader = FrameReader::new(stream.try_clone().map_err(LinkError::Io)?, patience)
-            .map_err(LinkError::Io)?;
-        let (link, mut receiver) = self.greet(stream, &mut reader, config)?;
+        let patience = Patience {
+            reach: self.silence_max,
+            answer: self.silence_max * COPY_PATIENCE,
+        };
+        let connection = connect(&self.address, self.tls.as_ref(), patience)?;
+        let mut reader =
+            FrameReader::new(connection.clone(), patience.answer).map_err(LinkError::Io)?;
+        let (link, mut receiver) = self.greet(connection, &mut reader, config)?;
+        tracing::debug!(address = %self.address, peer = %link.node, "welcomed");
         self.tell(LinkEvent::Up(Box::new(link)));
         let mut committed = false;
         loop {
@@ -158,41 +164,24 @@ impl Attempt {
         }
     }
 
-    fn connect(&self) -> Result<TcpStream, LinkError> {
-        let failed = |source| LinkError::Connect {
-            address: self.address.to_string(),
-            source,
-        };
-        let places = (self.address.host.as_str(), self.address.port)
-            .to_socket_addrs()
-            .map_err(failed)?;
-        let mut last = std::io::Error::other("the name has no address");
-        for place in places {
-            match TcpStream::connect_timeout(&place, self.silence_max) {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(LinkError::Io)?;
-                    stream
-                        .set_write_timeout(Some(self.silence_max * COPY_PATIENCE))
-                        .map_err(LinkError::Io)?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(failed(last))
-    }
-
     fn greet(
         &self,
-        mut stream: TcpStream,
+        connection: Connection,
         reader: &mut FrameReader,
         config: ActiveConfig,
     ) -> Result<(Link, ActiveReceiver), LinkError> {
         let mut session = ActiveSession::new(config);
         let mut hello = Vec::new();
         session.hello(&mut hello);
-        stream.write_all(&hello).map_err(LinkError::Io)?;
-        let (header, payload) = reader.next()?;
+        let greeted = connection.send(&hello);
+        // Where it could not be sent, the other side may have said why.
+        let (header, payload) = match (reader.next(), greeted) {
+            (Ok(answer), Ok(())) => answer,
+            (Err(LinkError::Closed), Err(error)) | (Ok(_), Err(error)) => {
+                return Err(LinkError::of(error));
+            }
+            (Err(error), _) => return Err(error),
+        };
         let (node, held) = match session.on_frame(&header, payload)? {
             ActiveEvent::Welcomed { node, held } => (node, held),
             ActiveEvent::Refused(refusal) => return Err(LinkError::Refused(refusal)),
@@ -204,7 +193,7 @@ impl Attempt {
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             id: self.id,
-            stream: stream.try_clone().map_err(LinkError::Io)?,
+            connection: connection.clone(),
             to_write,
             written,
             waiting_bytes: Arc::clone(&waiting_bytes),
@@ -219,7 +208,7 @@ impl Attempt {
                 node,
                 held,
                 session,
-                stream,
+                connection,
                 buffers,
                 empties,
                 waiting_bytes,
@@ -231,7 +220,7 @@ impl Attempt {
 
 struct Writer {
     id: LinkId,
-    stream: TcpStream,
+    connection: Connection,
     to_write: mpsc::Receiver<Vec<u8>>,
     written: mpsc::Sender<Vec<u8>>,
     waiting_bytes: Arc<AtomicUsize>,
@@ -240,12 +229,12 @@ struct Writer {
 
 impl Writer {
     /// Writes until the link is dropped or fails.
-    fn run(mut self) {
+    fn run(self) {
         sandbox::enter(sandbox::Kind::LinkWriter);
         while let Ok(mut frames) = self.to_write.recv() {
             let length = frames.len();
-            if let Err(error) = self.stream.write_all(&frames) {
-                let lost = LinkEvent::Lost(LinkError::Io(error));
+            if let Err(error) = self.connection.send(&frames) {
+                let lost = LinkEvent::Lost(LinkError::of(error));
                 let _ = self.inputs.send(Input::Link(self.id, lost));
                 return;
             }
@@ -255,7 +244,7 @@ impl Writer {
             let _ = self.inputs.send(Input::Link(self.id, LinkEvent::Drained));
         }
         // What was written last, a goodbye perhaps, still reaches the other side.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        self.connection.finish();
     }
 }
 

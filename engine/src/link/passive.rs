@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The passive side: a listener that either receives checkpoints or says why it does not.
+//! The passive side: a replica that either receives checkpoints or says why it does not.
 //!
-//! The thread serves one connection at a time. While it does, it owns what the replica holds; the
+//! Callers come through the [`super::door`], one after the other, with their greeting. The thread
+//! serves one at a time. While it does, it owns what the replica holds; the
 //! conductor takes it back with [`Endpoint::seize`], which ends the connection first, so nothing
 //! can be received after a take-over was decided. Pages of a checkpoint are merged into RAM right
 //! after its acknowledgement and before the next frame is read: a seized replica is always whole.
 
-use std::io::{self, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -19,8 +19,10 @@ use kemari_replication::passive::{
     Call, Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
 };
 use kemari_replication::wire::{Goodbye, Purpose, Refusal};
+use kemari_transport::{Connection, Listener};
 use kemari_vmm::{GuestRam, MachineState};
 
+use super::door::{self, Guest};
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::clock;
 use crate::conductor::Input;
@@ -95,7 +97,7 @@ struct Shared {
     mode: Mode,
     /// `None` while a connection is being served.
     held: Option<Held>,
-    stream: Option<TcpStream>,
+    connection: Option<Connection>,
 }
 
 /// The conductor's side of the listener.
@@ -105,9 +107,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Starts to listen in a thread of its own. It refuses every caller until [`Self::receive`].
+    /// Starts to listen in threads of its own. It refuses every caller until [`Self::receive`].
     pub fn start(
-        listener: TcpListener,
+        listener: Listener,
         receiving: Receiving,
         inputs: mpsc::Sender<Input>,
     ) -> io::Result<Self> {
@@ -118,11 +120,13 @@ impl Endpoint {
         let shared = Shared {
             mode,
             held: None,
-            stream: None,
+            connection: None,
         };
         let endpoint = Self {
             shared: Arc::new((Mutex::new(shared), Condvar::new())),
         };
+        let patience = receiving.silence_max * COPY_PATIENCE;
+        let guests = door::open(listener, patience, receiving.config.clone())?;
         let server = Server {
             endpoint: endpoint.clone(),
             config: receiving.config,
@@ -131,7 +135,7 @@ impl Endpoint {
         };
         thread::Builder::new()
             .name("passive".into())
-            .spawn(move || server.run(&listener))?;
+            .spawn(move || server.run(&guests))?;
         Ok(endpoint)
     }
 
@@ -147,13 +151,13 @@ impl Endpoint {
     pub fn seize(&self, generation: Generation, text: &'static str) -> Option<Held> {
         let mut shared = self.lock();
         shared.mode = Mode::Refusing { generation, text };
-        while let Some(stream) = shared.stream.take() {
-            let _ = stream.shutdown(Shutdown::Both);
+        while let Some(connection) = shared.connection.take() {
+            connection.shut();
             shared = self
                 .shared
                 .1
                 .wait_while(shared, |shared| {
-                    shared.held.is_none() && shared.stream.is_none()
+                    shared.held.is_none() && shared.connection.is_none()
                 })
                 .unwrap_or_else(PoisonError::into_inner);
         }
@@ -165,27 +169,26 @@ impl Endpoint {
     }
 
     /// Takes what is held for the length of a connection, or says why not.
-    fn begin(&self, stream: &TcpStream) -> io::Result<Result<(Receiving, Held), Refusal>> {
-        let shutdown_handle = stream.try_clone()?;
+    fn begin(&self, connection: &Connection) -> Result<(Receiving, Held), Refusal> {
         let mut shared = self.lock();
-        Ok(match &shared.mode {
+        match &shared.mode {
             Mode::Refusing { generation, text } => Err(refusal(*generation, text)),
             Mode::Receiving(receiving) => {
                 let receiving = Receiving::clone(receiving);
                 match shared.held.take() {
                     Some(held) => {
-                        shared.stream = Some(shutdown_handle);
+                        shared.connection = Some(connection.clone());
                         Ok((receiving, held))
                     }
                     None => Err(Refusal::Busy),
                 }
             }
-        })
+        }
     }
 
     fn end(&self, held: Held) {
         let mut shared = self.lock();
-        shared.stream = None;
+        shared.connection = None;
         shared.held = Some(held);
         self.shared.1.notify_all();
     }
@@ -212,22 +215,13 @@ struct Server {
 }
 
 impl Server {
-    fn run(&self, listener: &TcpListener) {
+    fn run(&self, guests: &mpsc::Receiver<Guest>) {
         sandbox::enter(sandbox::Kind::Passive);
-        loop {
-            match listener.accept() {
-                Ok((stream, caller)) => {
-                    let lost = match self.serve(&stream) {
-                        Ok(()) => continue,
-                        Err(error) => error,
-                    };
-                    tracing::debug!(%caller, "replication connection ended: {lost}");
-                    self.tell(PassiveEvent::Lost(lost));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a replication connection");
-                    thread::sleep(Duration::from_millis(100));
-                }
+        while let Ok(guest) = guests.recv() {
+            let caller = guest.name.clone();
+            if let Err(lost) = self.serve(guest) {
+                tracing::debug!(%caller, "replication connection ended: {lost}");
+                self.tell(PassiveEvent::Lost(lost));
             }
         }
     }
@@ -237,23 +231,35 @@ impl Server {
         let _ = self.inputs.send(Input::Passive(event));
     }
 
-    fn serve(&self, stream: &TcpStream) -> Result<(), LinkError> {
-        stream.set_nodelay(true).map_err(LinkError::Io)?;
-        match self.endpoint.begin(stream).map_err(LinkError::Io)? {
-            Err(refusal) => self.refuse(stream, &refusal),
+    fn serve(&self, guest: Guest) -> Result<(), LinkError> {
+        let Guest {
+            connection,
+            mut reader,
+            ..
+        } = guest;
+        connection
+            .set_send_patience(self.silence_max)
+            .map_err(LinkError::Io)?;
+        reader.set_silence_max(self.silence_max)?;
+        match self.endpoint.begin(&connection) {
+            Err(refusal) => self.refuse(&connection, &mut reader, &refusal),
             Ok((receiving, held)) => {
-                let mut reception = Reception::new(self, receiving, held, stream);
-                let outcome = reception.run();
+                let mut reception = Reception::new(self, receiving, held, &connection);
+                let outcome = reception.run(&mut reader);
                 self.endpoint.end(reception.into_held());
                 outcome
             }
         }
     }
 
-    /// Reads the greeting, so that a caller of another version or VM hears that first, then
+    /// Looks at the greeting, so that a caller of another version or VM hears that first, then
     /// refuses.
-    fn refuse(&self, stream: &TcpStream, refusal: &Refusal) -> Result<(), LinkError> {
-        let mut reader = self.reader(stream, self.silence_max)?;
+    fn refuse(
+        &self,
+        connection: &Connection,
+        reader: &mut FrameReader,
+        refusal: &Refusal,
+    ) -> Result<(), LinkError> {
         let config = self.config.clone();
         let mut session = PassiveSession::new(config, Replica::default());
         let (header, payload) = reader.next()?;
@@ -270,20 +276,8 @@ impl Server {
             }
             _ => return Ok(()),
         }
-        write(stream, &frames)
+        connection.send(&frames).map_err(LinkError::of)
     }
-
-    fn reader(&self, stream: &TcpStream, silence: Duration) -> Result<FrameReader, LinkError> {
-        stream
-            .set_write_timeout(Some(silence))
-            .map_err(LinkError::Io)?;
-        let stream = stream.try_clone().map_err(LinkError::Io)?;
-        FrameReader::new(stream, silence).map_err(LinkError::Io)
-    }
-}
-
-fn write(mut stream: &TcpStream, frames: &[u8]) -> Result<(), LinkError> {
-    stream.write_all(frames).map_err(LinkError::Io)
 }
 
 /// One connection that may be welcomed.
@@ -296,13 +290,18 @@ struct Reception<'a> {
     hash_epochs: Option<VmName>,
     session: PassiveSession,
     state: Option<MachineState>,
-    stream: &'a TcpStream,
+    connection: &'a Connection,
     frames: Vec<u8>,
     welcomed: bool,
 }
 
 impl<'a> Reception<'a> {
-    fn new(server: &'a Server, receiving: Receiving, held: Held, stream: &'a TcpStream) -> Self {
+    fn new(
+        server: &'a Server,
+        receiving: Receiving,
+        held: Held,
+        connection: &'a Connection,
+    ) -> Self {
         Self {
             server,
             ram: receiving.ram,
@@ -312,7 +311,7 @@ impl<'a> Reception<'a> {
             hash_epochs: receiving.hash_epochs,
             session: PassiveSession::new(receiving.config, held.replica),
             state: held.state,
-            stream,
+            connection,
             frames: Vec::new(),
             welcomed: false,
         }
@@ -331,8 +330,7 @@ impl<'a> Reception<'a> {
     }
 
     /// Until the connection ends. `Ok` after a refusal: nothing has changed then.
-    fn run(&mut self) -> Result<(), LinkError> {
-        let mut reader = self.server.reader(self.stream, self.silence_max)?;
+    fn run(&mut self, reader: &mut FrameReader) -> Result<(), LinkError> {
         let mut committed = false;
         let mut sign_of_life = clock::now();
         loop {
@@ -401,7 +399,7 @@ impl<'a> Reception<'a> {
     }
 
     fn flush(&mut self) -> Result<(), LinkError> {
-        let result = write(self.stream, &self.frames);
+        let result = self.connection.send(&self.frames).map_err(LinkError::of);
         self.frames.clear();
         result
     }

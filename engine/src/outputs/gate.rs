@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use kemari_api::Generation;
+use kemari_api::{Epoch, Generation};
 use kemari_replication::event_tap::{EventTap, Release, TapConfig};
 use kemari_replication::gate::OutputGate;
 use kemari_replication::licence::Permission;
@@ -38,6 +38,8 @@ struct Inner {
     starved: [bool; NetworkPort::COUNT],
     /// The virtio console found no room and waits to be told by this.
     console_waits: Option<Arc<EventFd>>,
+    /// Shared disks with changes that wait, to be told by these when one may leave.
+    disks_wait: Vec<Arc<EventFd>>,
 }
 
 /// The outputs of one replica.
@@ -81,6 +83,7 @@ impl Outputs {
             run_gate: None,
             starved: [false; NetworkPort::COUNT],
             console_waits: None,
+            disks_wait: Vec::new(),
         };
         Arc::new(Self {
             inner: Mutex::new(inner),
@@ -103,7 +106,14 @@ impl Outputs {
     /// Changes the gate and wakes the carrier, which may have something to do now.
     pub fn with_gate<T>(&self, change: impl FnOnce(&mut OutputGate) -> T) -> T {
         let mut inner = self.lock();
+        let before = rights(&inner.gate);
         let result = change(&mut inner.gate);
+        if rights(&inner.gate) != before {
+            for disk in inner.disks_wait.drain(..) {
+                // Full: it is readable already.
+                let _ = disk.write(1);
+            }
+        }
         if !inner.gate.tap().has_pending() {
             inner.output_since = None;
         }
@@ -254,8 +264,33 @@ impl Outputs {
         has
     }
 
+    /// A disk that both hosts see: the guest changes it now. `None`: the change may go there; else it
+    /// waits for the commit of this epoch.
+    pub(crate) fn change_of_shared_disk(&self) -> Option<Epoch> {
+        let mut inner = self.lock();
+        let waiting = inner.gate.ask_to_leave()?;
+        self.tell_of_waiting(inner, waiting.first);
+        Some(waiting.epoch)
+    }
+
+    /// Whether a change that waited for this epoch may go to the shared disk. If not, `wake` becomes
+    /// readable when that may have changed.
+    pub(crate) fn may_change_shared_disk(&self, epoch: Epoch, wake: &Arc<EventFd>) -> bool {
+        let mut inner = self.lock();
+        let may = inner.gate.may_leave(epoch);
+        if !may && !inner.disks_wait.iter().any(|disk| Arc::ptr_eq(disk, wake)) {
+            inner.disks_wait.push(Arc::clone(wake));
+        }
+        may
+    }
+
     fn queue(&self, mut inner: MutexGuard<'_, Inner>, kind: OutputKind, bytes: &[u8]) {
         let first = inner.gate.push(kind, bytes);
+        self.tell_of_waiting(inner, first);
+    }
+
+    /// Something waits for the open epoch's checkpoint, as the first or not, or may leave.
+    fn tell_of_waiting(&self, mut inner: MutexGuard<'_, Inner>, first: bool) {
         let held = inner.gate.tap().has_pending();
         if first && held {
             inner.output_since = Some(clock::now());
@@ -267,6 +302,11 @@ impl Outputs {
             let _ = self.inputs.send(Input::OutputQueued);
         }
     }
+}
+
+/// What decides whether something that waits may leave.
+fn rights(gate: &OutputGate) -> (Permission, Epoch) {
+    (gate.licence().permission(), gate.tap().committed())
 }
 
 impl ConsoleOutput for Outputs {

@@ -28,6 +28,10 @@ pub enum Kind {
     Link,
     /// Writes to the passive replica.
     LinkWriter,
+    /// Accepts connections of active replicas.
+    Door,
+    /// Finds out who has connected.
+    Caller,
     /// Receives from the active replica.
     Passive,
     /// Reads and syncs replicated disks.
@@ -38,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Vcpu,
         Self::Device,
         Self::Conductor,
@@ -47,6 +51,8 @@ impl Kind {
         Self::ConsoleInput,
         Self::Link,
         Self::LinkWriter,
+        Self::Door,
+        Self::Caller,
         Self::Passive,
         Self::Disks,
         Self::Control,
@@ -74,9 +80,10 @@ impl Kind {
             Self::Outputs => &[CONNECT, STREAMS, DISKS_AND_TAPS, THREADS, KVM_DEVICES],
             Self::ConsoleInput => &[STREAMS, KVM_DEVICES],
             Self::Link => &[CONNECT, STREAMS, THREADS],
-            Self::LinkWriter => &[STREAMS],
+            Self::LinkWriter | Self::Caller => &[STREAMS],
+            Self::Door => &[ACCEPT, STREAMS, THREADS],
             // It writes the disks and their record.
-            Self::Passive => &[ACCEPT, STREAMS, DISKS_AND_TAPS, FILES],
+            Self::Passive => &[STREAMS, DISKS_AND_TAPS, FILES],
             Self::Disks => &[DISKS_AND_TAPS],
             Self::Control => &[ACCEPT, EVENTS, STREAMS, RUNTIME, THREADS],
         }

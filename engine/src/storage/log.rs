@@ -36,6 +36,8 @@ enum Mode {
 struct Inner {
     mode: Mode,
     changed: Vec<ChangedBlocks>,
+    /// Changes that a disk has begun and not ended, in any mode.
+    in_flight: Vec<Place>,
     open: Vec<DiskChange>,
     open_bytes: usize,
     /// Of logs that were taken and are not acknowledged.
@@ -44,11 +46,37 @@ struct Inner {
     watched: Option<Watched>,
 }
 
-/// A part of a disk, and whether it was written since.
-#[derive(Debug)]
-struct Watched {
+/// A part of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
     disk: DiskNumber,
     bytes: Range<u64>,
+}
+
+impl Place {
+    /// The part that a request changes; none for one that changes nothing.
+    fn changed_by(disk: DiskNumber, request: &DiskRequest) -> Option<Self> {
+        let (offset, length) = request.range().filter(|_| request.changes())?;
+        Some(Self::new(disk, offset, length))
+    }
+
+    fn new(disk: DiskNumber, offset: u64, length: u64) -> Self {
+        Self {
+            disk,
+            bytes: offset..offset.saturating_add(length),
+        }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.bytes, &other.bytes);
+        self.disk == other.disk && ours.start < theirs.end && theirs.start < ours.end
+    }
+}
+
+/// A part of a disk, and whether it was written since, or was being written.
+#[derive(Debug)]
+struct Watched {
+    place: Place,
     touched: bool,
 }
 
@@ -92,6 +120,7 @@ impl DiskLog {
                     .iter()
                     .map(|layout| ChangedBlocks::none(capacity(layout)))
                     .collect(),
+                in_flight: Vec::new(),
                 open: Vec::new(),
                 open_bytes: 0,
                 taken_bytes: 0,
@@ -126,12 +155,14 @@ impl DiskLog {
     /// Device: this request goes to the disk now.
     pub(super) fn starts(&self, disk: DiskNumber, request: &DiskRequest) {
         let mut inner = self.lock();
+        if let Some(place) = Place::changed_by(disk, request) {
+            if let Some(watched) = &mut inner.watched {
+                watched.touched |= watched.place.overlaps(&place);
+            }
+            inner.in_flight.push(place);
+        }
         if inner.mode != Mode::Logging {
             return;
-        }
-        if let (Some(watched), Some((offset, length))) = (&mut inner.watched, request.range()) {
-            let overlaps = offset < watched.bytes.end && watched.bytes.start < offset + length;
-            watched.touched |= watched.disk == disk && request.changes() && overlaps;
         }
         append(&mut inner, disk, request);
         let long = inner.open_bytes >= EPOCH_BYTES && !inner.pressure_told;
@@ -145,6 +176,11 @@ impl DiskLog {
     /// Device: a change of this range is over, well or badly.
     pub(super) fn completed(&self, disk: DiskNumber, offset: u64, length: u64) {
         let mut inner = self.lock();
+        // One that the disk refuses never began. Two that are alike are never in flight together.
+        let place = Place::new(disk, offset, length);
+        if let Some(begun) = inner.in_flight.iter().position(|other| *other == place) {
+            inner.in_flight.swap_remove(begun);
+        }
         if inner.mode == Mode::Tracking
             && let Some(changed) = inner.changed.get_mut(disk.index())
         {
@@ -202,13 +238,13 @@ impl DiskLog {
         self.lock().open_bytes >= EPOCH_BYTES
     }
 
-    /// Looks from now on whether this part of a disk is written. Nothing is in flight.
+    /// Looks from now on whether this part of a disk is written. A change that is in flight counts: it
+    /// is in a log already, and on the disk or not.
     pub fn watch(&self, disk: DiskNumber, bytes: Range<u64>) {
-        self.lock().watched = Some(Watched {
-            disk,
-            bytes,
-            touched: false,
-        });
+        let place = Place { disk, bytes };
+        let mut inner = self.lock();
+        let touched = inner.in_flight.iter().any(|other| other.overlaps(&place));
+        inner.watched = Some(Watched { place, touched });
     }
 
     /// Whether the part that was watched last was written since, or may have been.
@@ -371,6 +407,37 @@ mod tests {
         taken.iter().for_each(|taken| log.committed(taken));
         assert!(log.has_room());
         assert_eq!(log.lock().taken_bytes, 0);
+    }
+
+    #[test]
+    fn a_change_in_flight_counts_as_one_that_comes_later() {
+        let log = log();
+        log.log();
+        log.starts(DISK, &write(4096, 512));
+        log.watch(DISK, 0..4096);
+        assert!(!log.was_touched());
+        log.watch(DISK, 0..8192);
+        assert!(log.was_touched());
+        log.completed(DISK, 4096, 512);
+        log.watch(DISK, 0..8192);
+        assert!(!log.was_touched());
+        log.starts(
+            DISK,
+            &DiskRequest::Read {
+                offset: 0,
+                buffer: vec![0; 512],
+            },
+        );
+        log.starts(DISK, &DiskRequest::Flush);
+        assert!(!log.was_touched());
+        log.starts(DISK, &write(7680, 512));
+        assert!(log.was_touched());
+        // What began before there was a log is in flight, too.
+        log.stop();
+        log.starts(DISK, &write(0, 512));
+        log.log();
+        log.watch(DISK, 0..512);
+        assert!(log.was_touched());
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl DiskBackend for TappedDisk {
         self.readable.0.as_fd()
     }
 
-    /// What waited for room goes now, and ends up in the epoch that is being cut.
+    /// What waited for room goes now, and ends up in the open epoch.
     fn drain(&mut self) -> io::Result<()> {
         loop {
             self.disk.drain()?;

@@ -51,6 +51,7 @@ pub struct Description<'a> {
 enum Start<'a> {
     Replication,
     With(&'a [&'a str]),
+    At(&'a str),
     Migration,
     Snapshot(&'a Path),
 }
@@ -105,6 +106,12 @@ impl ReplicaProcess {
         Self::start_from(node, "vm", description, &Start::With(arguments))
     }
 
+    /// Starts an engine that waits at this address, in which `PORT` and `DIRECTORY` stand for its
+    /// own.
+    pub fn start_at(node: &str, description: &Description<'_>, incoming: &str) -> Self {
+        Self::start_from(node, "vm", description, &Start::At(incoming))
+    }
+
     fn start_from(node: &str, vm: &str, description: &Description<'_>, start: &Start<'_>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("kemari-test-")
@@ -131,10 +138,15 @@ impl ReplicaProcess {
         );
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::create(directory.join("log")).unwrap();
-        let address = format!("kemari:tcp:127.0.0.1:{port}");
+        let address = match start {
+            Start::At(incoming) => incoming
+                .replace("PORT", &port.to_string())
+                .replace("DIRECTORY", &directory.display().to_string()),
+            _ => format!("kemari:tcp:127.0.0.1:{port}"),
+        };
         let mut command = Command::new(env!("CARGO_BIN_EXE_kemari-engine"));
         match start {
-            Start::Replication => command.args(["run", "--incoming", &address]),
+            Start::Replication | Start::At(_) => command.args(["run", "--incoming", &address]),
             Start::With(arguments) => command
                 .args(["run", "--incoming", &address])
                 .args(*arguments),
@@ -152,7 +164,11 @@ impl ReplicaProcess {
             .env("KEMARI_LOG", "debug")
             .stdin(Stdio::null())
             .stderr(log);
-        Self::spawn(vm, address, directory, command)
+        let mut engine = Self::spawn(vm, address, directory, command);
+        if engine.address == "auto" {
+            engine.address = engine.status().listen;
+        }
+        engine
     }
 
     /// Starts an engine that was killed, as it was started before.
@@ -248,7 +264,17 @@ impl ReplicaProcess {
         self.runtime
             .block_on(self.proxy.protect(&other.address))
             .unwrap();
-        self.wait("a pair in sync", |status| status.in_sync);
+        let begun = Instant::now();
+        while !self.status().in_sync {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "a pair in sync did not happen: {:?}\n{}\nThe other side:\n{}",
+                self.status(),
+                self.log(),
+                other.log()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// `Demote`.

@@ -189,7 +189,7 @@ mod tests {
             cpu: CpuModel::Host,
             devices: vec![
                 "serial16550/1".to_owned(),
-                "virtio-blk/1@2 serial=a capacity=8192".to_owned(),
+                "virtio-blk/2@2 serial=a capacity=8192".to_owned(),
             ],
             xsave_bytes: 4096,
             sregs2: true,
@@ -231,13 +231,13 @@ mod tests {
             "CPU model: host here, x86-64-v3 there"
         );
         assert_eq!(
-            with(|there| there.devices[1] = "virtio-blk/1@2 serial=a capacity=4096".to_owned())
+            with(|there| there.devices[1] = "virtio-blk/2@2 serial=a capacity=4096".to_owned())
                 .unwrap(),
-            "Device virtio-blk/1@2: serial=a capacity=8192 here, serial=a capacity=4096 there"
+            "Device virtio-blk/2@2: serial=a capacity=8192 here, serial=a capacity=4096 there"
         );
         assert_eq!(
             with(|there| there.devices.truncate(1)).unwrap(),
-            "Devices: serial16550/1 virtio-blk/1@2 here, serial16550/1 there"
+            "Devices: serial16550/1 virtio-blk/2@2 here, serial16550/1 there"
         );
     }
 

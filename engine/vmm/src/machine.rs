@@ -180,13 +180,28 @@ impl Machine {
     }
 
     /// Stops all vCPUs, each between two instructions with nothing half done, and holds back console
-    /// input. Does nothing when paused already.
+    /// input. What the host has in flight for disks is waited for and completed towards the guest, also
+    /// of a machine that was only [frozen](Self::freeze). Does nothing when paused already.
     ///
     /// # Errors
     /// A vCPU does not stop; the machine must be given up then.
     pub fn pause(&mut self) -> Result<(), PauseError> {
         self.vcpus.pause()?;
         self.fleet.pause();
+        self.lock_devices().serial.freeze();
+        Ok(())
+    }
+
+    /// Stops the machine like [`pause`](Self::pause), but waits for no disk: requests that the host has
+    /// in flight stay there. They are part of the state ([`save`](Self::save)); here they complete
+    /// towards the guest when it is resumed or paused, and until then nothing writes guest memory. A
+    /// machine that goes on from the state makes them again. Does nothing when stopped already.
+    ///
+    /// # Errors
+    /// A vCPU does not stop; the machine must be given up then.
+    pub fn freeze(&mut self) -> Result<(), PauseError> {
+        self.vcpus.pause()?;
+        self.fleet.freeze();
         self.lock_devices().serial.freeze();
         Ok(())
     }
@@ -207,8 +222,8 @@ impl Machine {
             return Err(SaveError::NotPaused);
         }
         // A machine whose run ended by itself was never paused. The virtio devices come first: what
-        // they complete may interrupt the guest.
-        self.fleet.pause();
+        // they do last may interrupt the guest.
+        self.fleet.freeze();
         let devices = {
             let mut devices = self.lock_devices();
             devices.serial.freeze();
@@ -235,7 +250,8 @@ impl Machine {
             return Err(RestoreError::NotPaused);
         }
         self.check_fits(state)?;
-        self.fleet.pause();
+        // What is in flight is of a past that is given up: it must not write memory any more.
+        self.fleet.freeze();
         state.vm.restore_clock(&self.vm)?;
         self.vcpus.restore(&state.vcpus)?;
         state.vm.restore_chips(&self.vm)?;

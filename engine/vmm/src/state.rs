@@ -20,7 +20,7 @@ pub use chips::VmState;
 pub use processor::VcpuState;
 
 /// Version of the encoding; changes with every change of the state's meaning or layout.
-pub const STATE_VERSION: u32 = 3;
+pub const STATE_VERSION: u32 = 4;
 /// Longest encoded state that is accepted, in bytes. A vCPU needs 10 to 20 KB.
 pub const MAX_STATE_BYTES: usize = 16 << 20;
 

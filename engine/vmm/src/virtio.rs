@@ -14,9 +14,10 @@
 //! * A [`Device`] is a device model: it knows what requests mean, and neither PCI nor replication.
 //!   What it lets out goes through a back end ([`crate::backend`]).
 //!
-//! Cutting: pausing a device takes its lock, which ends the batch in progress, and quiesces it: what
-//! the host still works on is waited for and completed towards the guest. After that the device
-//! changes nothing until it is resumed. Doorbells rung in between are not in any state; they need
+//! Cutting: stopping a device takes its lock, which ends the batch in progress. A *pause* quiesces it:
+//! what the host still works on is waited for and completed towards the guest. A *freeze* waits for
+//! nobody: what the host works on is part of the state, and completes towards the guest after the
+//! device is resumed. In between the device changes nothing. Doorbells rung in between are not in any state; they need
 //! not be, because resuming looks at every queue.
 //!
 //! References are to the Virtual I/O Device specification, version 1.2.
@@ -33,6 +34,7 @@ pub(crate) mod queues;
 pub(crate) mod rng;
 pub(crate) mod state;
 pub(crate) mod transport;
+pub(crate) mod walk;
 pub(crate) mod worker;
 
 use std::fmt::Debug;
@@ -165,11 +167,20 @@ pub(crate) trait Device: Send + Debug {
         Ok(())
     }
 
+    /// The device stands still for a cut that must not wait for the host. What the host has in flight
+    /// is in the next [`save`](Self::save), or is completed as by [`quiesce`](Self::quiesce).
+    ///
+    /// # Errors
+    /// The device stops until it is reset.
+    fn freeze(&mut self, queues: &mut Queues) -> Result<(), DeviceFault> {
+        self.quiesce(queues)
+    }
+
     /// The device stopped, or its driver is not ready any more, without a reset: waits until the
     /// host has nothing in flight, and forgets that. The rings must not be touched.
     fn abandon(&mut self) {}
 
-    /// Its state beside queues and registers. Only called when quiesced.
+    /// Its state beside queues and registers. Only called when it stands still.
     fn save(&self) -> DeviceState;
 
     /// Loads a state; `features` were negotiated, or zero where the driver was not ready.

@@ -26,7 +26,41 @@ pub(super) fn problems(sections: &Sections) -> Vec<Problem> {
         sections.vm.as_ref().map(|vm| &vm.name),
         &mut found,
     );
+    certificates(sections, &mut found);
     found
+}
+
+/// Certificates are three files, and take the place of a cluster key.
+fn certificates(sections: &Sections, found: &mut Vec<Problem>) {
+    let Some(replication) = &sections.replication else {
+        return;
+    };
+    let files = [
+        ("replication.tls_authority", &replication.tls_authority),
+        ("replication.tls_certificate", &replication.tls_certificate),
+        ("replication.tls_key", &replication.tls_key),
+    ];
+    let Some((given, _)) = files.iter().find(|(_, file)| file.is_some()) else {
+        return;
+    };
+    if let Some((missing, _)) = files.iter().find(|(_, file)| file.is_none()) {
+        found.push(Problem {
+            key: (*given).to_owned(),
+            message: format!(
+                "TLS with certificates needs tls_authority, tls_certificate and tls_key, and \
+                 {missing} is not given: give all three, or none and use a cluster key"
+            ),
+        });
+    }
+    if replication.cluster_key.is_some() {
+        found.push(Problem {
+            key: "replication.cluster_key".into(),
+            message: format!(
+                "the link uses either a cluster key or certificates, and {given} is given too: \
+                 leave one of them out"
+            ),
+        });
+    }
 }
 
 fn page_size(sections: &Sections, found: &mut Vec<Problem>) {

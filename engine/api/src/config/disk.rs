@@ -24,7 +24,8 @@ pub struct DiskSection {
     pub path: AbsolutePath,
     /// `replicated` (the default): each host has a disk of its own at this path, of the same size,
     /// and Kemari keeps them equal; what was on the other host's disk is overwritten when the VM is
-    /// protected. `shared`: both hosts see the same disk there.
+    /// protected. `shared`: both hosts see the same disk there; it must be a block device with `direct`
+    /// where the VM is protected.
     #[serde(default)]
     pub storage: DiskStorage,
     /// Let the guest only read it; default false. It is then never replicated.

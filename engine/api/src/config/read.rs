@@ -92,7 +92,7 @@ pub(super) struct Sections {
     rng: Option<super::RngSection>,
     balloon: Option<super::BalloonSection>,
     sandbox: Option<super::SandboxSection>,
-    replication: Option<super::ReplicationSection>,
+    pub(super) replication: Option<super::ReplicationSection>,
 }
 
 /// Every top-level key.

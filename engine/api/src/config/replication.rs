@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeltaCacheMib, EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib, ResyncMib,
+    AbsolutePath, DeltaCacheMib, EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib,
+    ResyncMib,
 };
 use crate::NodeName;
 
@@ -26,6 +27,20 @@ pub enum ReplicationPolicy {
     Throughput,
 }
 
+/// What carries the replication link where no address says it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum LinkTransport {
+    /// TLS where this node has what it needs for it, otherwise TCP.
+    #[default]
+    Auto,
+    /// TCP, readable by whoever is on the way.
+    Tcp,
+    /// TLS, and nothing else.
+    Tls,
+}
+
 /// How the two replicas find each other and how often they synchronise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +48,23 @@ pub struct ReplicationSection {
     /// The TCP port a replica listens on, 1 to 65535; default 4444. Each VM of a node needs its
     /// own.
     pub port: Port,
+    /// What carries the link between the replicas: `tls`, encrypted, and both sides prove that they
+    /// belong together; `tcp`, open to whoever is on the way; `auto` (the default), `tls` where this
+    /// node has a cluster key or certificates, otherwise `tcp` with a warning.
+    pub transport: LinkTransport,
+    /// The file with the cluster's key, the same on every node, made by `kemarictl keygen`; default
+    /// `/etc/kemari/cluster.key`. It must belong to root or the engine's user and be readable by
+    /// nobody else.
+    pub cluster_key: Option<AbsolutePath>,
+    /// Instead of a cluster key: PEM file with the certificates of the authorities that sign the
+    /// nodes' certificates; default: none. Whoever has a certificate of theirs can be a replica.
+    pub tls_authority: Option<AbsolutePath>,
+    /// PEM file with this node's certificate, then those between it and the authority; default:
+    /// none. It must be valid for the name or address other nodes connect to.
+    pub tls_certificate: Option<AbsolutePath>,
+    /// PEM file with the private key of this node's certificate, readable by its owner only;
+    /// default: none.
+    pub tls_key: Option<AbsolutePath>,
     /// Stop the guest until each checkpoint is acknowledged, as the first Kemari did; default
     /// false. For comparison: the guest stands still for a round trip each time.
     pub synchronous: bool,

@@ -40,8 +40,8 @@ fn the_shortest_description_has_sensible_defaults() {
     assert_eq!(config.vm.vcpus.get(), 1);
     assert!(config.rng.enabled && config.balloon.enabled && config.sandbox.enabled);
     assert_eq!(config.sandbox.user.as_str(), "kemari");
-    let address = config.replication_address(&"node2".parse().unwrap());
-    assert_eq!(address.to_string(), "kemari:tcp:node2:4444");
+    let address = config.replication_place(&"node2".parse().unwrap());
+    assert_eq!(address.to_string(), "node2:4444");
     assert_eq!(config.to_string(), "VM web: 256 MiB, 1 vCPU, kernel /k");
 }
 

@@ -61,6 +61,19 @@ impl std::fmt::Debug for PageEncoder {
     }
 }
 
+impl Clone for PageEncoder {
+    /// Buffers and table hold nothing from one page to the next.
+    fn clone(&self) -> Self {
+        Self {
+            effort: self.effort,
+            sent: self.sent.clone(),
+            transaction: self.transaction,
+            tally: self.tally,
+            ..Self::new()
+        }
+    }
+}
+
 /// What a page becomes; the bytes are in the encoder.
 #[derive(Debug, Clone, Copy)]
 enum Choice {

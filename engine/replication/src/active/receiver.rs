@@ -43,6 +43,15 @@ impl ActiveReceiver {
         }
     }
 
+    /// The same receiver, with the number it shares with its sender in another place.
+    pub(super) fn copied(&self, sent: Arc<AtomicU64>) -> Self {
+        Self {
+            inbound: self.inbound.clone(),
+            sent,
+            ..*self
+        }
+    }
+
     /// The highest epoch known to be committed.
     #[must_use]
     pub const fn acked(&self) -> Epoch {

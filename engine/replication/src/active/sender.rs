@@ -108,6 +108,18 @@ impl ActiveSender {
         }
     }
 
+    /// The same sender, with the number it shares with its receiver in another place.
+    pub(super) fn copied(&self, sent: Arc<AtomicU64>) -> Self {
+        Self {
+            config: self.config.clone(),
+            writer: self.writer.clone(),
+            encoder: self.encoder.clone(),
+            digest: self.digest.clone(),
+            sent,
+            ..*self
+        }
+    }
+
     pub(super) fn hello(&mut self, out: &mut Vec<u8>) {
         assert_eq!(self.state, State::Greeting, "the greeting comes first");
         let body = HelloBody {

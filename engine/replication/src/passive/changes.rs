@@ -74,7 +74,7 @@ fn check_change(
 }
 
 /// The disk changes of one transaction, as they came. They were checked.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct StagedChanges {
     bytes: Vec<u8>,
 }

@@ -97,7 +97,7 @@ struct StagedPage {
 /// The pages of one checkpoint that change, in the order they were sent, all of them whole: what
 /// came as a difference was applied to RAM as of the epoch before. A page sent twice counts twice;
 /// the later one is what it holds.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct StagedPages {
     pages: Vec<StagedPage>,
     arena: Vec<u8>,
@@ -154,7 +154,7 @@ impl StagedPages {
 /// The process decodes `state`, then calls [`super::PassiveSession::accept`]; it keeps the
 /// checkpoint until its pages are merged into RAM and then hands it to
 /// [`super::PassiveSession::recycle`].
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Checkpoint {
     /// Generation of the session.
     pub generation: Generation,

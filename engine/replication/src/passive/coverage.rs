@@ -7,7 +7,7 @@
 use crate::page::{PageIndex, RamLayout};
 
 /// A bit for each page of RAM.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct PageSet {
     words: Vec<u64>,
     /// Words that are not 0, so that clearing costs what was marked and not what RAM there is.

@@ -8,7 +8,7 @@ use super::retained::Retained;
 use crate::wire::Held;
 
 /// The knowledge of a passive replica. RAM and machine state themselves lie with the process.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Replica {
     generation: Generation,
     held: Option<Held>,

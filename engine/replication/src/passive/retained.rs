@@ -14,7 +14,7 @@ pub const RETAINED_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) const OUTPUT_OVERHEAD_BYTES: usize = 64;
 
 /// Committed outputs, in the order the guest made them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Retained {
     outputs: VecDeque<(Epoch, Output)>,
     bytes: usize,

@@ -61,7 +61,7 @@ impl State {
 }
 
 /// A session of the passive side.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PassiveSession {
     config: PassiveConfig,
     replica: Replica,

@@ -21,7 +21,7 @@ use crate::wire::{Begin, Commit, FrameKind, TransactionDigest};
 pub const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The parts of one transaction.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Staging {
     checkpoint: Checkpoint,
     announced_pages: u64,

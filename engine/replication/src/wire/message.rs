@@ -34,7 +34,7 @@ pub struct VmIdentity {
 }
 
 /// A checkpoint a passive replica could run from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Held {
     /// Generation it was committed in.
     pub generation: Generation,

@@ -31,6 +31,9 @@ pub(super) trait Bench {
     /// Something happens outside.
     fn outside(&mut self, input: &mut Input<'_>);
 
+    /// The outside answers nothing more, where it can hold back.
+    fn stall(&mut self) {}
+
     /// The outside takes everything, and has nothing to give.
     fn settle(&mut self) {}
 
@@ -200,6 +203,12 @@ impl Bench for BlockBench {
             0 => control.hold(),
             1 => control.release(),
             _ => control.fail_next(std::io::ErrorKind::StorageFull),
+        }
+    }
+
+    fn stall(&mut self) {
+        if let Some(control) = &self.control {
+            control.hold();
         }
     }
 

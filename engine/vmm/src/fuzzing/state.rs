@@ -64,7 +64,7 @@ pub(super) fn template() -> &'static [u8] {
     })
 }
 
-/// A damaged state of one of the devices, which had work to do.
+/// A damaged state of one of the devices, which had work to do and work begun.
 fn load_device(kind: u8, input: &mut Input<'_>) {
     let make: fn(&mut Input<'_>) -> Box<dyn Bench> = match kind {
         0 => benches::net,
@@ -78,7 +78,10 @@ fn load_device(kind: u8, input: &mut Input<'_>) {
     from.resume();
     let queues = u16::try_from(from.doorbells().len()).expect("a few queues");
     guest.set_up(&from, queues, u64::from(input.u32()));
-    from.pause();
+    bench.stall();
+    guest.ask(&bench.request());
+    from.serve(Wake::All);
+    from.freeze();
     guest.ask(&bench.request());
     let mut bytes = postcard::to_stdvec(&from.save()).expect("plain data can be encoded");
     input.damage(&mut bytes);

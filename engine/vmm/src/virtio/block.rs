@@ -19,10 +19,14 @@
 //!   There are indirect descriptors instead, so that 256 requests can be in flight, however many
 //!   pieces they are in.
 //!
-//! After [`Device::quiesce`] nothing is in flight, so a state has nothing but what the disk is. What
-//! the driver has been told about it cannot change under it: another machine's disk must have the
-//! same [`traits`](Device::traits).
+//! A state says which disk it is and which requests are in flight: none after [`Device::quiesce`];
+//! after [`Device::freeze`] those that the host had at that instant. Here their completions are taken
+//! when the device is served again, and so fall after the cut with all that they write; a device that
+//! goes on from the state elsewhere makes these requests again ([`carried`]). What the driver has been
+//! told about the disk cannot change under it: another machine's disk must have the same
+//! [`traits`](Device::traits).
 
+mod carried;
 mod chain;
 mod complaints;
 mod flight;
@@ -43,6 +47,7 @@ use super::queues::Queues;
 use super::state::{DeviceState, WrongDeviceState};
 use super::{Device, DeviceFault, Kind, Progress, Wake, read_from};
 use crate::backend::{DiskAttachment, DiskBackend, DiskCompletion, DiskGeometry, DiskSerial};
+use carried::Carried;
 use chain::Parts;
 use complaints::Complaints;
 use flight::{Flights, IN_FLIGHT_BYTES_MAX};
@@ -52,9 +57,17 @@ use service::Taken;
 
 const QUEUE: usize = 0;
 
-/// What a state says of a disk: enough to refuse another one.
+/// What a state says of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BlockState {
+    disk: DiskIdentity,
+    /// Heads of the chains whose requests are in flight, in the order they were taken.
+    in_flight: Vec<u16>,
+}
+
+/// Enough to refuse another disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct DiskIdentity {
     capacity_bytes: u64,
     read_only: bool,
     serial: [u8; ID_BYTES],
@@ -66,6 +79,7 @@ pub(crate) struct Block {
     serial: DiskSerial,
     rules: Rules,
     flights: Flights,
+    carried: Carried,
     pool: Pool,
     complaints: Complaints,
     // Filled for each request, and kept for the next.
@@ -85,6 +99,7 @@ impl Block {
             backend,
             serial,
             flights: Flights::new(),
+            carried: Carried::default(),
             pool: Pool::new(IN_FLIGHT_BYTES_MAX),
             complaints: Complaints::default(),
             parts: Parts::default(),
@@ -101,7 +116,7 @@ impl Block {
 impl Device for Block {
     fn kind(&self) -> Kind {
         Kind {
-            name: "virtio-blk/1",
+            name: "virtio-blk/2",
             device_type: 2,
             // Mass storage, SCSI, as other virtio disks say.
             class: 0x01_0000,
@@ -146,7 +161,10 @@ impl Device for Block {
 
     fn serve(&mut self, _: Wake, queues: &mut Queues) -> Result<Progress, DeviceFault> {
         self.reap(queues)?;
-        let taken = self.take(queues)?;
+        let taken = match self.take_carried(queues)? {
+            Taken::All => self.take(queues)?,
+            not_all => not_all,
+        };
         // What is done already is answered with the same interrupt.
         let reaped = self.reap(queues)?;
         Ok(match taken {
@@ -158,19 +176,31 @@ impl Device for Block {
     }
 
     fn quiesce(&mut self, queues: &mut Queues) -> Result<(), DeviceFault> {
-        // What completes may have another step.
-        while !self.flights.is_empty() {
+        // What completes may have another step, or make room for what was carried here.
+        loop {
+            self.take_carried(queues)?;
+            if self.flights.is_empty() {
+                return Ok(());
+            }
             self.backend.drain()?;
             if !self.reap(queues)? {
                 let lost = "the disk's back end lost requests; detach the disk";
                 return Err(DeviceFault::BackEnd(io::Error::other(lost)));
             }
         }
+    }
+
+    /// What the host has stays there; nothing of it is taken before the device is served again.
+    fn freeze(&mut self, _: &mut Queues) -> Result<(), DeviceFault> {
         Ok(())
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Block(self.state())
+        let in_flight = self.flights.heads().into_iter();
+        DeviceState::Block(BlockState {
+            disk: self.identity(),
+            in_flight: in_flight.chain(self.carried.heads()).collect(),
+        })
     }
 
     fn restore(&mut self, state: &DeviceState, features: u64) -> Result<(), WrongDeviceState> {
@@ -178,19 +208,20 @@ impl Device for Block {
         let DeviceState::Block(state) = state else {
             return Err(WrongDeviceState::kind(name));
         };
-        if *state != self.state() {
+        if state.disk != self.identity() {
             let reason = "it is that of a disk with another size, access or serial";
             return Err(WrongDeviceState::new(name, reason));
         }
         self.forget_all();
+        self.carried = Carried::new(&state.in_flight);
         self.rules.features = features;
         Ok(())
     }
 }
 
 impl Block {
-    fn state(&self) -> BlockState {
-        BlockState {
+    fn identity(&self) -> DiskIdentity {
+        DiskIdentity {
             capacity_bytes: self.disk().capacity_bytes,
             read_only: self.disk().read_only,
             serial: self.serial.padded(),

@@ -39,7 +39,7 @@ pub(crate) struct Submitted {
     pub(crate) writable: Vec<Buffer>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Ring {
     size: u16,
     descriptors: u64,
@@ -48,6 +48,14 @@ struct Ring {
     next_descriptor: u16,
     next_available: u16,
     next_used: u16,
+}
+
+/// A guest at one moment: its memory and what its driver remembers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    memory: Vec<u8>,
+    rings: Vec<Ring>,
+    next_free: u64,
 }
 
 /// A device and the guest that drives it.
@@ -106,13 +114,49 @@ impl Driver {
 
     /// The same guest with another machine's device, which goes on from `state`.
     pub(crate) fn move_to(self, device: Box<dyn Device>, state: &FunctionState) -> Self {
+        let next = self.load(device, state);
+        next.function.resume();
+        next
+    }
+
+    /// The same guest with another machine's device, which got `state` and stands still.
+    pub(crate) fn load(self, device: Box<dyn Device>, state: &FunctionState) -> Self {
         let mut next = Self::attach(device, Arc::clone(&self.memory));
         next.rings.clone_from(&self.rings);
         next.next_free = self.next_free;
         next.features = self.features;
         next.function.restore(state).unwrap();
-        next.function.resume();
         next
+    }
+
+    /// The guest as it is now.
+    pub(crate) fn moment(&self) -> Moment {
+        let mut memory = vec![0; usize::try_from(self.next_free).unwrap()];
+        self.memory
+            .read_slice(&mut memory, GuestAddress(0))
+            .unwrap();
+        Moment {
+            memory,
+            rings: self.rings.clone(),
+            next_free: self.next_free,
+        }
+    }
+
+    /// The guest as it was, with another machine's device, which goes on from `state`; this one is
+    /// lost.
+    pub(crate) fn fail_over(
+        mut self,
+        then: &Moment,
+        device: Box<dyn Device>,
+        state: &FunctionState,
+    ) -> Self {
+        drop(self.worker.take());
+        self.memory
+            .write_slice(&then.memory, GuestAddress(0))
+            .unwrap();
+        self.rings.clone_from(&then.rings);
+        self.next_free = then.next_free;
+        self.move_to(device, state)
     }
 
     /// Resets the device and sets it up anew.
@@ -279,6 +323,20 @@ impl Driver {
             .write_obj(ring.next_available, GuestAddress(ring.available + 2))
             .unwrap();
         head
+    }
+
+    /// Makes a descriptor another length.
+    pub(crate) fn stretch(&mut self, queue: usize, index: u16, length: u32) {
+        let at = self.rings[queue].descriptors + 16 * u64::from(index);
+        self.memory.write_obj(length, GuestAddress(at + 8)).unwrap();
+    }
+
+    /// Makes a descriptor one that leads to itself.
+    pub(crate) fn tie_knot(&mut self, queue: usize, index: u16) {
+        let at = self.rings[queue].descriptors + 16 * u64::from(index);
+        self.memory
+            .write_obj([NEXT, index], GuestAddress(at + 12))
+            .unwrap();
     }
 
     /// Makes the available ring claim more than it can hold.

@@ -78,6 +78,16 @@ impl Fleet {
         }
     }
 
+    /// Stops all devices without waiting for the host. The vCPUs must be paused before.
+    pub(crate) fn freeze(&self) {
+        for function in &self.functions {
+            function.hold().hold();
+        }
+        for function in &self.functions {
+            function.freeze();
+        }
+    }
+
     /// Lets all devices go on.
     pub(crate) fn resume(&self) {
         for function in &self.functions {

@@ -17,6 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::pci::msix::{Msix, NO_VECTOR};
 use crate::ram::Mapping;
 use crate::virtio::DeviceFault;
+use crate::virtio::walk::Walk;
 
 /// A chain of descriptors that the guest made available.
 pub(crate) type Chain = DescriptorChain<Arc<Mapping>>;
@@ -36,6 +37,9 @@ pub(crate) enum QueueFault {
     /// A chain is too short, too long, or lacks a part.
     #[error("a chain has the wrong shape: {0}")]
     Shape(&'static str),
+    /// The state names a chain that cannot have been in flight at its cut.
+    #[error("a request that was in flight at the cut cannot be made again: {0}")]
+    Carried(&'static str),
 }
 
 impl From<virtio_queue::Error> for QueueFault {
@@ -185,6 +189,20 @@ impl Queues {
                 return Ok(None);
             }
         }
+    }
+
+    /// A chain that was popped before, in this machine or in the one whose state was loaded, and
+    /// was not given back since. None where the queue cannot have such a chain.
+    pub(crate) fn popped_before(&self, index: usize, head: u16) -> Option<Walk> {
+        let queue = &self.rings.get(index)?.queue;
+        (queue.ready() && head < queue.size()).then(|| {
+            Walk::new(
+                Arc::clone(&self.memory),
+                queue.desc_table(),
+                queue.size(),
+                head,
+            )
+        })
     }
 
     /// Puts the chain that [`pop`](Self::pop) gave last back: it will be popped again. Calling it

@@ -66,7 +66,18 @@ struct Core {
     common: Common,
     queues: Queues,
     device: Box<dyn Device>,
-    paused: bool,
+    standing: Standing,
+}
+
+/// Whether a device stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It does not.
+    Works,
+    /// It does, and the host may have something in flight, or is to be given it when it works again.
+    Frozen,
+    /// It does, with nothing in flight.
+    Paused,
 }
 
 /// One virtio device on the bus.
@@ -119,7 +130,7 @@ impl VirtioFunction {
                 common: Common::new(device.features()),
                 queues,
                 device,
-                paused: true,
+                standing: Standing::Paused,
             }),
             window: AtomicU64::new(NOT_DECODED),
             doorbells,
@@ -175,7 +186,7 @@ impl VirtioFunction {
     /// Worker: serves the device once. `None`: it is paused; hold and ask again.
     pub(crate) fn serve(&self, wake: Wake) -> Option<Progress> {
         let mut core = self.lock();
-        if core.paused {
+        if core.standing != Standing::Works {
             return None;
         }
         Some(core.serve(wake, &self.label))
@@ -185,20 +196,31 @@ impl VirtioFunction {
     pub(crate) fn pause(&self) {
         self.hold.hold();
         let mut core = self.lock();
-        if !core.paused {
+        if core.standing != Standing::Paused {
             core.quiesce(&self.label);
-            core.paused = true;
+            core.standing = Standing::Paused;
+        }
+    }
+
+    /// Stops the device between two requests and waits for no host: what is in flight stays there.
+    /// Does nothing to one that stands still already.
+    pub(crate) fn freeze(&self) {
+        self.hold.hold();
+        let mut core = self.lock();
+        if core.standing == Standing::Works {
+            core.freeze(&self.label);
+            core.standing = Standing::Frozen;
         }
     }
 
     /// Lets the device go on, with a look at every queue.
     pub(crate) fn resume(&self) {
-        self.lock().paused = false;
+        self.lock().standing = Standing::Works;
         self.hold.release();
         self.call_worker();
     }
 
-    /// The state of a paused device.
+    /// The state of a device that stands still.
     pub(crate) fn save(&self) -> FunctionState {
         let core = self.lock();
         FunctionState {
@@ -210,7 +232,8 @@ impl VirtioFunction {
         }
     }
 
-    /// Loads a state into the paused device.
+    /// Loads a state into a device that stands still. What was in flight in the state is done when
+    /// the device works again, or is paused.
     ///
     /// # Errors
     /// The state does not fit; the device must not run then.
@@ -227,6 +250,7 @@ impl VirtioFunction {
             0
         };
         core.device.restore(&state.device, features)?;
+        core.standing = Standing::Frozen;
         self.follow_bar(&core);
         Ok(())
     }
@@ -316,8 +340,20 @@ impl Core {
             return self.device.abandon();
         }
         let quiesced = self.device.quiesce(&mut self.queues);
+        self.stands_still(quiesced, label);
+    }
+
+    fn freeze(&mut self, label: &str) {
+        if !self.common.is_active() {
+            return self.device.abandon();
+        }
+        let frozen = self.device.freeze(&mut self.queues);
+        self.stands_still(frozen, label);
+    }
+
+    fn stands_still(&mut self, outcome: Result<(), DeviceFault>, label: &str) {
         let signalled = self.queues.interrupt(&mut self.msix);
-        if let Err(fault) = quiesced.and(signalled) {
+        if let Err(fault) = outcome.and(signalled) {
             self.stop(&fault, label);
         }
     }

@@ -17,7 +17,7 @@ pub const SENT_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// How many places are looked at for one to take.
 const LOOKS: usize = 8;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Place {
     index: PageIndex,
     /// Number of the transaction that sent it last.
@@ -28,7 +28,7 @@ struct Place {
     copy: Box<[u8; PAGE_BYTES]>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SentPages {
     places: Vec<Place>,
     by_index: HashMap<PageIndex, usize>,

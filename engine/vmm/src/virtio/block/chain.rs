@@ -7,12 +7,12 @@
 //! memory, so that copying later cannot fail half-way; the lists are kept and filled again, so that
 //! a request costs no allocation.
 
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::layout::QUEUE_SIZE;
 use super::request::HEADER_BYTES;
 use crate::ram::Mapping;
-use crate::virtio::queues::Chain;
 
 /// Most descriptors of a chain: the queue's size, also for an indirect table (section 2.7.5.3.1).
 const DESCRIPTORS_MAX: usize = QUEUE_SIZE as usize;
@@ -133,13 +133,13 @@ pub(super) enum Shape {
 impl Parts {
     /// Takes a chain apart. One that breaks off (an impossible link, a loop, more descriptors than
     /// may be) has no end, and so no status.
-    pub(super) fn gather(&mut self, mut chain: Chain, memory: &Mapping) {
+    pub(super) fn gather(&mut self, chain: impl Iterator<Item = Descriptor>, memory: &Mapping) {
         self.readable.clear();
         self.writable.clear();
         self.status = None;
         self.shape = Shape::Sound;
         let mut ends = false;
-        for descriptor in chain.by_ref().take(DESCRIPTORS_MAX) {
+        for descriptor in chain.take(DESCRIPTORS_MAX) {
             ends = !descriptor.has_next();
             let length = usize::try_from(descriptor.len()).unwrap_or(usize::MAX);
             self.add(

@@ -71,6 +71,8 @@ pub(super) enum Ending {
 pub(super) struct Flight {
     /// The step at the back end; none while the slot is free.
     tag: Option<u32>,
+    /// Its place in the order in which requests were taken.
+    number: u64,
     pub(super) reply: Reply,
     pub(super) work: Work,
     /// Where the data read goes.
@@ -86,6 +88,7 @@ impl Flight {
     fn idle() -> Self {
         Self {
             tag: None,
+            number: 0,
             reply: Reply {
                 head: 0,
                 status: GuestAddress(0),
@@ -123,6 +126,8 @@ pub(super) struct Flights {
     slots: Vec<Flight>,
     free: Vec<usize>,
     steps: u32,
+    /// Requests taken so far.
+    taken: u64,
     bytes: usize,
 }
 
@@ -132,8 +137,19 @@ impl Flights {
             slots: (0..SLOTS).map(|_| Flight::idle()).collect(),
             free: (0..SLOTS).rev().collect(),
             steps: 0,
+            taken: 0,
             bytes: 0,
         }
+    }
+
+    /// The chains of all requests in flight, in the order they were taken.
+    pub(super) fn heads(&self) -> Vec<u16> {
+        let in_flight = self.slots.iter().filter(|flight| flight.tag.is_some());
+        let mut numbered: Vec<_> = in_flight
+            .map(|flight| (flight.number, flight.reply.head))
+            .collect();
+        numbered.sort_unstable();
+        numbered.into_iter().map(|(_, head)| head).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -163,8 +179,10 @@ impl Flights {
         self.steps = self.steps.wrapping_add(1);
         let tag = tag(self.steps, slot);
         let flight = self.slots.get_mut(slot)?;
+        self.taken += 1;
         self.bytes += bytes;
         flight.tag = Some(tag);
+        flight.number = self.taken;
         flight.reply = reply;
         flight.work = work;
         flight.ending = ending;
@@ -258,7 +276,7 @@ mod tests {
         let (third, request) = flights.next_step(second).unwrap();
         assert_eq!(request, DiskRequest::Flush);
         assert!(flights.next_step(third).is_none());
-        assert!(!flights.is_empty());
+        assert_eq!(flights.heads(), [REPLY.head]);
         flights.end(third);
         assert!(flights.is_empty());
         // Told twice, or too late: nothing is freed twice.

@@ -11,7 +11,7 @@ use crate::ram::Mapping;
 
 /// Most ranges in one discard or write-zeroes request.
 pub(super) const RANGES_MAX: usize = 16;
-/// Most sectors in a range: 64 MiB. A cut waits for what is in flight, so it is not the whole disk.
+/// Most sectors in a range: 64 MiB. A pause waits for what is in flight, so it is not the whole disk.
 pub(super) const RANGE_SECTORS_MAX: u32 = 1 << 17;
 /// Bytes of the identification.
 pub(super) const ID_BYTES: usize = 20;

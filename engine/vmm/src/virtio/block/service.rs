@@ -5,13 +5,14 @@ use std::io;
 
 use vm_memory::{Bytes, GuestMemoryError};
 
+use super::carried;
 use super::flight::{Ending, Reply, Work};
 use super::request::{ID_BYTES, Request, Status};
 use super::{Block, QUEUE, layout};
 use crate::backend::{DiskCompletion, DiskRequest};
 use crate::ram::Mapping;
 use crate::virtio::DeviceFault;
-use crate::virtio::queues::{Chain, QueueFault, Queues};
+use crate::virtio::queues::{QueueFault, Queues};
 
 /// Requests taken before others get the lock.
 const BATCH: usize = 64;
@@ -38,7 +39,9 @@ impl Block {
             let Some(chain) = queues.pop(QUEUE)? else {
                 return Ok(Taken::All);
             };
-            if !self.take_chain(chain, &memory, queues)? {
+            let head = chain.head_index();
+            self.parts.gather(chain, &memory);
+            if !self.take_parts(head, &memory, queues)? {
                 queues.put_back(QUEUE);
                 return Ok(Taken::UpToTheBrim);
             }
@@ -46,15 +49,32 @@ impl Block {
         Ok(Taken::Batch)
     }
 
-    /// Starts or answers one request. `false`: there is no room for it now.
-    fn take_chain(
+    /// Makes the requests again that were in flight at the cut this device goes on from.
+    pub(super) fn take_carried(&mut self, queues: &mut Queues) -> Result<Taken, DeviceFault> {
+        let memory = queues.memory();
+        while let Some(head) = self.carried.next()? {
+            let chain = queues
+                .popped_before(QUEUE, head)
+                .ok_or_else(|| carried::fault("its head is beyond the queue"))?;
+            self.parts.gather(chain, &memory);
+            if self.parts.status.is_none() {
+                return Err(carried::fault("its chain is broken"));
+            }
+            if !self.flights.has_slot() || !self.take_parts(head, &memory, queues)? {
+                return Ok(Taken::UpToTheBrim);
+            }
+            self.carried.is_made();
+        }
+        Ok(Taken::All)
+    }
+
+    /// Starts or answers the request whose parts were gathered. `false`: there is no room for it now.
+    fn take_parts(
         &mut self,
-        chain: Chain,
+        head: u16,
         memory: &Mapping,
         queues: &mut Queues,
     ) -> Result<bool, DeviceFault> {
-        let head = chain.head_index();
-        self.parts.gather(chain, memory);
         let Some(status) = self.parts.status else {
             return queues.push_used(QUEUE, head, 0).map(|()| true);
         };
@@ -217,8 +237,9 @@ impl Block {
         }
     }
 
-    /// Forgets what is in flight, once the host has nothing of it any more.
+    /// Forgets what is in flight and what was carried here, once the host has nothing of it any more.
     pub(super) fn forget_all(&mut self) {
+        self.carried.clear();
         if self.flights.is_empty() {
             return;
         }

@@ -2,6 +2,7 @@
 //! What the block device promises, seen from a driver.
 
 mod bounds;
+mod carried;
 mod cuts;
 mod disk;
 mod hostile;
@@ -190,7 +191,7 @@ fn the_configuration_describes_the_disk() {
     assert_eq!(guest.driver.features(), offered.iter().sum::<u64>());
     assert_eq!(
         guest.driver.function().fingerprint(),
-        "virtio-blk/1@1 serial=\"test-disk\" capacity=131072 block=512 discard write-zeroes"
+        "virtio-blk/2@1 serial=\"test-disk\" capacity=131072 block=512 discard write-zeroes"
     );
 }
 

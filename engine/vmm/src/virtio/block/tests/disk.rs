@@ -116,6 +116,23 @@ impl TestDisk {
         self.lock().content.clone()
     }
 
+    /// A disk with the same content at which the same requests wait.
+    pub(super) fn snapshot(&self) -> Self {
+        let (content, waiting) = {
+            let inner = self.lock();
+            (
+                inner.content.clone(),
+                inner.waiting.iter().map(copy).collect(),
+            )
+        };
+        let copy = Self::with_content(content);
+        let mut inner = copy.lock();
+        inner.pace = Pace::Held;
+        inner.waiting = waiting;
+        drop(inner);
+        copy
+    }
+
     /// What a power failure leaves.
     pub(super) fn durable(&self) -> Vec<u8> {
         self.lock().durable.clone()
@@ -223,6 +240,34 @@ impl Inner {
             }
         }
     }
+}
+
+fn copy((tag, request): &(u32, DiskRequest)) -> (u32, DiskRequest) {
+    let request = match request {
+        DiskRequest::Read { offset, buffer } => DiskRequest::Read {
+            offset: *offset,
+            buffer: buffer.clone(),
+        },
+        DiskRequest::Write { offset, buffer } => DiskRequest::Write {
+            offset: *offset,
+            buffer: buffer.clone(),
+        },
+        DiskRequest::Flush => DiskRequest::Flush,
+        DiskRequest::Discard { offset, length } => DiskRequest::Discard {
+            offset: *offset,
+            length: *length,
+        },
+        DiskRequest::WriteZeroes {
+            offset,
+            length,
+            unmap,
+        } => DiskRequest::WriteZeroes {
+            offset: *offset,
+            length: *length,
+            unmap: *unmap,
+        },
+    };
+    (*tag, request)
 }
 
 impl DiskBackend for TestDisk {

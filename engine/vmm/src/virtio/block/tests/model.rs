@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random requests against a vector, with completions in any order and moves to other machines.
+//! Random requests against a vector, with completions in any order, moves to other machines, cuts that
+//! wait for nobody, and other machines that go on from such a cut.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,6 +9,8 @@ use proptest::prelude::*;
 
 use super::disk::{Pace, SECTORS, TestDisk};
 use super::*;
+use crate::virtio::driver::Moment;
+use crate::virtio::state::FunctionState;
 
 /// What the guest, the host and the operator do.
 #[derive(Debug, Clone)]
@@ -30,6 +33,18 @@ enum Action {
     Complete(usize),
     /// Everything completes, and the guest goes on in another machine.
     Move,
+    /// A checkpoint, which waits for nothing; the guest goes on here.
+    Cut,
+    /// The machine is lost, and another one goes on from the last checkpoint. Its disk has what was
+    /// done at the cut, and of what was in flight then all or nothing.
+    FailOver(Flown),
+}
+
+/// What a replica's disk has of the requests that were in flight at the cut.
+#[derive(Debug, Clone, Copy)]
+enum Flown {
+    All,
+    Nothing,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -62,14 +77,26 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Flush),
         4 => any::<usize>().prop_map(Action::Complete),
         1 => Just(Action::Move),
+        2 => Just(Action::Cut),
+        1 => prop::sample::select(vec![Flown::All, Flown::Nothing]).prop_map(Action::FailOver),
     ]
 }
 
+#[derive(Clone)]
 struct Pending {
     at: Option<Place>,
     writable: Vec<Buffer>,
     /// What a read must find.
     expected: Vec<u8>,
+}
+
+/// What a replica holds.
+struct Checkpoint {
+    guest: Moment,
+    state: FunctionState,
+    model: Vec<u8>,
+    pending: HashMap<u16, Pending>,
+    disk: TestDisk,
 }
 
 /// A guest that never has two requests in flight for the same sector, and so knows what to expect.
@@ -79,6 +106,7 @@ struct World {
     model: Vec<u8>,
     pending: HashMap<u16, Pending>,
     write_through: bool,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl World {
@@ -92,6 +120,7 @@ impl World {
             disk,
             pending: HashMap::new(),
             write_through,
+            checkpoint: None,
         }
     }
 
@@ -107,6 +136,8 @@ impl World {
             Action::Flush => self.submit(None, &[&header(FLUSH, 0)], &[1], Vec::new()),
             Action::Complete(which) => self.disk.complete(which),
             Action::Move => self.relocate(),
+            Action::Cut => self.cut(),
+            Action::FailOver(flown) => self.fail_over(flown),
         }
         self.collect();
     }
@@ -211,13 +242,48 @@ impl World {
         self.driver = Some(driver.move_to(block(&self.disk), &state));
     }
 
+    fn cut(&mut self) {
+        self.driver().function().freeze();
+        // Nothing of what is answered from here on may be in it.
+        self.collect();
+        let driver = self.driver.as_ref().unwrap();
+        let checkpoint = Checkpoint {
+            guest: driver.moment(),
+            state: driver.function().save(),
+            model: self.model.clone(),
+            pending: self.pending.clone(),
+            disk: self.disk.snapshot(),
+        };
+        driver.function().resume();
+        self.checkpoint = Some(checkpoint);
+    }
+
+    fn fail_over(&mut self, flown: Flown) {
+        let Some(checkpoint) = self.checkpoint.take() else {
+            return;
+        };
+        let driver = self.driver.take().unwrap();
+        driver.function().freeze();
+        if let Flown::All = flown {
+            while checkpoint.disk.waiting() > 0 {
+                checkpoint.disk.complete(0);
+            }
+        }
+        self.disk = TestDisk::with_content(checkpoint.disk.content());
+        self.disk.set_pace(Pace::Held);
+        self.model = checkpoint.model;
+        self.pending = checkpoint.pending;
+        let device = block(&self.disk);
+        self.driver = Some(driver.fail_over(&checkpoint.guest, device, &checkpoint.state));
+    }
+
     /// Everything is answered, once, and the disk is what the guest made of it.
     fn finish(mut self) {
         self.disk.set_pace(Pace::AtOnce);
-        while self.disk.waiting() > 0 {
-            self.disk.complete(0);
-        }
         while !self.pending.is_empty() {
+            while self.disk.waiting() > 0 {
+                self.disk.complete(0);
+            }
             let (head, written) = self.driver().used(QUEUE);
             self.check(head, written);
         }
