@@ -64,6 +64,32 @@ impl Action {
         }
     }
 
+    /// What it does, for people.
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Self::MetaData => "print the meta-data",
+            Self::ValidateAll => {
+                "check the parameters; at OCF_CHECK_LEVEL 10 also what a start needs of this node"
+            }
+            Self::Start => {
+                "start the engine, which waits to be promoted; without a clone, also run the guest"
+            }
+            Self::Stop => {
+                "end the engine; a guest that can go on nowhere else is given time to shut down"
+            }
+            Self::Monitor => {
+                "compare the engine with the role Pacemaker assigned; at OCF_CHECK_LEVEL 10 also see \
+                 that it works"
+            }
+            Self::Promote => {
+                "have kemari-agent make the replica active, or find that it did so already"
+            }
+            Self::Demote => "hand the guest over to a replica in sync, or end it",
+            Self::Notify => "tell kemari-agent that Pacemaker stopped or fenced the other replica",
+            Self::ReloadAgent => "take over changed parameters that are reloadable",
+        }
+    }
+
     /// The advised timeout, which is also the time this action takes at most when Pacemaker names
     /// none.
     pub(crate) fn timeout(self) -> Duration {

@@ -28,6 +28,8 @@ mod exit;
 mod form;
 mod instance;
 mod metadata;
+#[cfg(test)]
+mod reference;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -79,7 +81,12 @@ async fn run(name: &str) -> Outcome {
 
 fn usage() -> String {
     let names = Action::ALL.map(Action::name).join("|");
-    format!("usage: vm {{{names}}}\nParameters come from the environment, as Pacemaker sets it.")
+    let actions =
+        Action::ALL.map(|action| format!("  {:<13} {}\n", action.name(), action.meaning()));
+    format!(
+        "usage: vm {{{names}}}\n{}Parameters come from the environment, as Pacemaker sets it.",
+        actions.concat()
+    )
 }
 
 fn print_metadata() -> Outcome {
