@@ -23,7 +23,7 @@ impl Form {
     pub(crate) fn read(meta: impl Fn(&str) -> Option<String>) -> Self {
         let told = |key: &str| meta(key).is_some_and(|text| !text.is_empty());
         // crm_resource, which runs actions for a person, knows the attributes as they are written.
-        let written = meta("promotable").is_some_and(|text| text == "true");
+        let written = meta("promotable").is_some_and(|text| is_true(&text));
         // The second name is that of before Pacemaker 2.1.
         if written || told("promoted_max") || told("master_max") {
             Self::Promotable
@@ -44,6 +44,13 @@ impl Form {
     }
 }
 
+/// As Pacemaker reads a boolean.
+fn is_true(text: &str) -> bool {
+    ["true", "on", "yes", "y", "1"]
+        .iter()
+        .any(|word| text.eq_ignore_ascii_case(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +67,8 @@ mod tests {
         assert_eq!(form(&[clone, ("promoted_max", "1")]), Form::Promotable);
         assert_eq!(form(&[clone, ("master_max", "1")]), Form::Promotable);
         assert_eq!(form(&[clone, ("promotable", "true")]), Form::Promotable);
+        assert_eq!(form(&[clone, ("promotable", "Yes")]), Form::Promotable);
+        assert_eq!(form(&[clone, ("promotable", "false")]), Form::Cloned);
         assert_eq!(form(&[clone]), Form::Cloned);
         assert_eq!(form(&[("timeout", "20000")]), Form::Plain);
     }
