@@ -9,6 +9,7 @@ use std::path::Path;
 use std::{env, fs};
 
 use crate::action::Action;
+use crate::exit::Code;
 use crate::metadata::{Change, LONG, Monitor, PARAMETERS, Parameter, monitors};
 
 const HEAD: &str = "\
@@ -34,8 +35,56 @@ const AFTER_MONITORS: &str = "
 The intervals differ because Pacemaker tells a resource's monitors apart by them. A monitor without a role is for a resource without a
 clone, and for an unpromoted instance. The deep ones are advised, not needed ([what they see](pacemaker.md#a-deeper-look)).
 
-What each exit code means and what helps: [Under Pacemaker](pacemaker.md#exit-codes-and-remedies).
 ";
+
+const AFTER_CODES: &str = "
+What helps against each: [Under Pacemaker](pacemaker.md#exit-codes-and-remedies).
+";
+
+const CODES: [Code; 9] = [
+    Code::Success,
+    Code::Generic,
+    Code::Unimplemented,
+    Code::Permission,
+    Code::Installed,
+    Code::Configured,
+    Code::NotRunning,
+    Code::RunningPromoted,
+    Code::FailedPromoted,
+];
+
+/// The name of OCF 1.1, and what it means from this agent.
+fn told(code: Code) -> (&'static str, &'static str) {
+    match code {
+        Code::Success => (
+            "OCF_SUCCESS",
+            "done; from `monitor`: as assigned, and unpromoted or without a clone",
+        ),
+        Code::Generic => (
+            "OCF_ERR_GENERIC",
+            "failed, refused, or not done in time: the reason says what",
+        ),
+        Code::Unimplemented => ("OCF_ERR_UNIMPLEMENTED", "no such action"),
+        Code::Permission => (
+            "OCF_ERR_PERM",
+            "a file or device of this node may not be opened",
+        ),
+        Code::Installed => ("OCF_ERR_INSTALLED", "something is missing on this node"),
+        Code::Configured => (
+            "OCF_ERR_CONFIGURED",
+            "parameters or description are wrong, so on every node",
+        ),
+        Code::NotRunning => (
+            "OCF_NOT_RUNNING",
+            "not running; with a reason, it should be",
+        ),
+        Code::RunningPromoted => ("OCF_RUNNING_PROMOTED", "promoted, as assigned"),
+        Code::FailedPromoted => (
+            "OCF_FAILED_PROMOTED",
+            "it should be promoted and is not, or does not work",
+        ),
+    }
+}
 
 fn page() -> String {
     let mut text = HEAD.to_owned();
@@ -58,6 +107,12 @@ fn page() -> String {
     );
     monitors().iter().for_each(|one| monitor(&mut text, one));
     text.push_str(AFTER_MONITORS);
+    text.push_str("## Exit codes\n\n| | | |\n| --- | --- | --- |\n");
+    for code in CODES {
+        let (name, meaning) = told(code);
+        let _ = writeln!(text, "| {} | `{name}` | {meaning} |", code as u8);
+    }
+    text.push_str(AFTER_CODES);
     text
 }
 
