@@ -99,7 +99,7 @@ impl History {
         match self.samples.back() {
             // The counters were reset, or the driver loaded anew.
             Some((_, last)) if *last > count => {
-                self.samples = VecDeque::from([(now, 0), (now, count)])
+                self.samples = VecDeque::from([(now, 0), (now, count)]);
             }
             Some((_, last)) if *last == count => {}
             _ => self.samples.push_back((now, count)),
