@@ -99,7 +99,7 @@ impl History {
         match self.samples.back() {
             // The counters were reset, or the driver loaded anew.
             Some((_, last)) if *last > count => {
-                self.samples = VecDeque::from([(now, 0), (now, count)])
+                self.samples = VecDeque::from([(now, 0), (now, count)]);
             }
             Some((_, last)) if *last == count => {}
             _ => self.samples.push_back((now, count)),
@@ -202,7 +202,7 @@ mod tests {
                 kept.push((now, count));
                 // The count as it was when the window began; at the first look, if that was later.
                 let before = kept.iter().rev().find(|(at, _)| *at + WINDOW <= now);
-                let before = before.or(kept.first()).unwrap().1;
+                let before = before.or_else(|| kept.first()).unwrap().1;
                 prop_assert_eq!(history.recent(now, count), count - before);
             }
         }
