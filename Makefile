@@ -50,6 +50,10 @@ package: build pages cargo-deb ## Build the Debian package into target/debian
 pages: tools ## Write kemarictl's manual pages and shell completions into target/pages
 	$(CARGO) run --quiet --release --package kemari-agent --example pages -- target/pages
 
+.PHONY: book
+book: mdbook ## Build the book of docs/ into target/book
+	mdbook build docs
+
 .PHONY: lint
 lint: tools cargo-deny ## Check formatting, lints, licences and advisories
 	$(CARGO) fmt --all --check
@@ -133,6 +137,12 @@ cargo-deb: tools
 	@$(CARGO) deb --version >/dev/null 2>&1 || { \
 		echo "Installing cargo-deb (builds the Debian package)"; \
 		$(CARGO) install --locked cargo-deb@3.8.0; }
+
+.PHONY: mdbook
+mdbook: rust
+	@command -v mdbook >/dev/null || { \
+		echo "Installing mdbook (builds the book)"; \
+		$(CARGO) install --locked --no-default-features mdbook@0.5.4; }
 
 .PHONY: cargo-deny
 cargo-deny: tools

@@ -29,7 +29,7 @@ use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
 use crate::systemd::shutdown::Guard;
 use crate::systemd::{Movable, Running, machines, movable, running_here};
-use crate::{bus, corosync};
+use crate::{bus, corosync, health};
 
 /// The state machine's clock.
 const TICK: Duration = Duration::from_secs(1);
@@ -82,6 +82,7 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     let (engine_inputs, from_engines) = unbounded_channel();
     let engines = Engines::start(node.clone(), engine_inputs)
         .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
+    tokio::spawn(health::attend());
     let (durable, from_durable) = start_records(store)?;
     let (wanted, metrics_wanted) = unbounded_channel();
     if let Err(error) = metrics::server::start(metrics_at, wanted, engines.clone()) {

@@ -2,7 +2,8 @@
 //! The agent of a node: Corosync's membership, claims, and the operator's view of Kemari.
 //!
 //! [`arbitration`] decides and touches nothing; [`corosync`], [`engines`], [`records`] and [`bus`]
-//! carry events in and actions out; [`daemon`] joins them. The agent may crash or be replaced
+//! carry events in and actions out; [`daemon`] joins them. [`health`] tells Pacemaker
+//! what is wrong with the node's hardware. The agent may crash or be replaced
 //! without touching a running VM.
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ pub mod corosync;
 pub mod daemon;
 pub mod engines;
 pub mod handover;
+pub mod health;
 pub mod journal;
 pub mod metrics;
 pub mod operator;

@@ -48,6 +48,7 @@ fn wrong_input_is_named(bed: &Namespaces, node: &str) {
             .expect("a file");
     };
     let wrong = "OCF_RESKEY_config=/etc/kemari/wrong.toml";
+    let deep = |parameters: &str| format!("OCF_CHECK_LEVEL=10 {parameters}");
     let (code, text) = call(bed, node, "validate-all", "");
     assert!(
         code == 6 && text.contains("config"),
@@ -60,7 +61,7 @@ fn wrong_input_is_named(bed: &Namespaces, node: &str) {
         "OCF_ERR_CONFIGURED: {text}"
     );
     write("[vm]\nname = \"vm\"\nmemory_mib = 64\n[boot]\nkernel = \"/nonexistent\"\n");
-    let (code, text) = call(bed, node, "validate-all", wrong);
+    let (code, text) = call(bed, node, "validate-all", &deep(wrong));
     assert!(
         code == 5 && text.contains("/nonexistent"),
         "OCF_ERR_INSTALLED: {text}"
@@ -76,14 +77,14 @@ fn wrong_input_is_named(bed: &Namespaces, node: &str) {
     assert_eq!(code, 7, "OCF_NOT_RUNNING");
     bed.exec(node, &["mv", "/dev/kvm", "/dev/kvm.away"])
         .expect("the node can be entered");
-    let (code, text) = call(bed, node, "validate-all", good);
+    let (code, text) = call(bed, node, "validate-all", &deep(good));
     bed.exec(node, &["mv", "/dev/kvm.away", "/dev/kvm"])
         .expect("the node can be entered");
     assert!(
         code == 5 && text.contains("/dev/kvm"),
         "OCF_ERR_INSTALLED: {text}"
     );
-    assert_eq!(call(bed, node, "validate-all", good).0, 0);
+    assert_eq!(call(bed, node, "validate-all", &deep(good)).0, 0);
 }
 
 #[test]

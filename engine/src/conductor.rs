@@ -22,6 +22,7 @@ mod command;
 mod compression;
 mod copy;
 mod finish;
+mod memory_error;
 mod migration;
 mod pair;
 pub mod pulse;
@@ -40,12 +41,15 @@ use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::{Policy, TriggerConfig};
 use kemari_replication::wire::{Purpose, VmIdentity};
-use kemari_vmm::{CreateMachineError, GuestEvent, Machine, MachineConfig, MachineFingerprint};
+use kemari_vmm::{
+    CreateMachineError, GuestEvent, Machine, MachineConfig, MachineFingerprint, MemoryError,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::attachments::Attachments;
 use crate::clock;
+use crate::exit::{Failure, FailureKind};
 use crate::link::active::{LinkEvent, LinkId};
 use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::link::security::Security;
@@ -82,6 +86,8 @@ pub enum Input {
     Disk(LinkId, DiskEvent),
     /// From the connection of an active replica.
     Passive(PassiveEvent),
+    /// The host lost a page of the guest that nobody has touched, and nobody can continue.
+    MemoryError(MemoryError),
 }
 
 /// How the replica ended.
@@ -93,6 +99,8 @@ pub enum End {
     Quit,
     /// The machine failed; the sentence says how.
     Failed(String),
+    /// The host's memory failed under the guest.
+    Memory(Failure),
 }
 
 /// One replica.
@@ -102,6 +110,8 @@ pub struct Conductor {
     node: NodeName,
     machine: Machine,
     machine_number: u64,
+    /// A page of the machine's memory that the host has lost.
+    lost_page: Option<MemoryError>,
     /// What callers of this replica may want.
     waits_for: Purpose,
     migration: Option<Migration>,
@@ -235,6 +245,7 @@ impl Conductor {
             node,
             machine,
             machine_number: 0,
+            lost_page: None,
             waits_for,
             migration: None,
             attachments,
@@ -365,6 +376,7 @@ impl Conductor {
             Input::Link(id, event) => self.link_event(id, event),
             Input::Disk(id, event) => self.disk_event(id, event),
             Input::Passive(event) => self.passive_event(event),
+            Input::MemoryError(error) => self.memory_error(error),
         }
     }
 
@@ -380,6 +392,13 @@ impl Conductor {
             // As a PC does it. An operator should know: nothing in the guest has said so before.
             GuestEvent::TripleFault => {
                 self.reset("a virtual CPU met a triple fault: the guest starts anew");
+            }
+            GuestEvent::MemoryFailed { reason } => {
+                let text = format!(
+                    "The host's memory failed under the guest: {reason}; the passive replica continues, if \
+                     there is one. Have the memory module replaced"
+                );
+                self.end = Some(End::Memory(Failure::told(FailureKind::Memory, text)));
             }
             GuestEvent::Crashed { reason } => {
                 // Ending here is what makes the passive replica continue from the last commit.
@@ -420,8 +439,20 @@ impl Conductor {
 
     /// What the status is now, published if it differs. An epoch alone wakes nobody.
     fn publish(&self) {
+        let now = self.current_status();
+        self.status.send_if_modified(|published| {
+            published.epoch = now.epoch;
+            let changed = *published != now;
+            if changed {
+                *published = now;
+            }
+            changed
+        });
+    }
+
+    fn current_status(&self) -> ReplicaStatus {
         let licence = self.outputs.with_gate(|gate| gate.licence()).shown();
-        let now = ReplicaStatus {
+        ReplicaStatus {
             vm: self.config.vm.name.clone(),
             node: self.node.clone(),
             pid: std::process::id(),
@@ -438,15 +469,7 @@ impl Conductor {
                 .map_or_else(String::new, ToString::to_string),
             listen: self.listen.clone(),
             detail: self.detail.clone(),
-        };
-        self.status.send_if_modified(|published| {
-            published.epoch = now.epoch;
-            let changed = *published != now;
-            if changed {
-                *published = now;
-            }
-            changed
-        });
+        }
     }
 
     /// The node of the other replica, empty if there is none.
@@ -475,6 +498,7 @@ impl Conductor {
         // Half a terabyte of memory goes and comes.
         let _long = self.pulse.long_work();
         self.machine_number += 1;
+        self.lost_page = None;
         self.machine = new_machine(
             &self.machine_config,
             &self.attachments,

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use sd_notify::NotifyState;
+
 /// What kind of failure ended the process, the gravest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureKind {
@@ -15,19 +17,27 @@ pub enum FailureKind {
     NotInstalled,
     /// This process may not do what it must (EX_NOPERM, 77; OCF_ERR_PERM).
     Permission,
+    /// The host's memory failed under the guest (EX_OSERR, 71; OCF_ERR_GENERIC).
+    Memory,
     /// Anything else (1; OCF_ERR_GENERIC).
     Other,
 }
 
 impl FailureKind {
     /// The status for the parent process.
-    pub fn exit_code(self) -> ExitCode {
-        ExitCode::from(match self {
+    pub fn status(self) -> u8 {
+        match self {
             Self::Configuration => 78,
             Self::NotInstalled => 69,
             Self::Permission => 77,
+            Self::Memory => 71,
             Self::Other => 1,
-        })
+        }
+    }
+
+    /// The same, for `main`.
+    pub fn exit_code(self) -> ExitCode {
+        ExitCode::from(self.status())
     }
 }
 
@@ -56,8 +66,18 @@ impl Failure {
     }
 
     /// The status for the parent process.
+    pub fn status(&self) -> u8 {
+        self.kind.status()
+    }
+
+    /// The same, for `main`.
     pub fn exit_code(&self) -> ExitCode {
         self.kind.exit_code()
+    }
+
+    /// As the last words of this process, which the resource agent passes on.
+    pub fn tell_systemd(&self) {
+        let _ = sd_notify::notify(&[NotifyState::Status(&self.text)]);
     }
 }
 

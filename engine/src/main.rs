@@ -25,6 +25,7 @@ mod epoch_hash;
 mod exit;
 mod link;
 mod machine_config;
+mod memory_errors;
 mod outputs;
 mod record;
 mod run;
@@ -119,7 +120,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&failure.to_string())]);
+            failure.tell_systemd();
             failure.exit_code()
         }
     }

@@ -15,7 +15,7 @@ use kemari_api::replica::Promotion;
 use kemari_api::{Generation, NodeName, VmName, place};
 use kemari_replication::wire::Purpose;
 use kemari_transport::{Listener, Owner, TlsFileError};
-use kemari_vmm::{CreateMachineError, MachineConfig};
+use kemari_vmm::{CreateMachineError, MachineConfig, MemoryErrors};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -29,6 +29,7 @@ use crate::exit::{Failure, FailureKind, chain};
 use crate::link::passive::{Endpoint, Held, receive_recorded};
 use crate::link::security::{Security, failure_kind};
 use crate::machine_config::{BootDisk, MachineConfigError, machine_config, nothing_to_boot};
+use crate::memory_errors;
 use crate::outputs::{self, Origin, Sink, Typist};
 use crate::record::{DiskRecordFile, Kind, LicenceFile, Record};
 use crate::sandbox::{self, Paths, Plan};
@@ -321,6 +322,9 @@ async fn supervise(
         .map_err(|error| Failure::new(FailureKind::NotInstalled, &error))?;
     let socket = ControlSocket::bind(&vm).map_err(|error| control(&error))?;
     kemari_vmm::hold_kvm().map_err(|error| creation(&error))?;
+    // Threads inherit part of it.
+    let memory_errors =
+        MemoryErrors::watch().map_err(|error| Failure::new(FailureKind::Other, &error))?;
     // Everything that needs root is open; no thread is started yet.
     plan.carry_out(&paths(&config, &licence))
         .map_err(|error| Failure::new(FailureKind::Permission, &error))?;
@@ -338,6 +342,8 @@ async fn supervise(
         security,
     })
     .map_err(|error| creation(&error))?;
+    memory_errors::start(memory_errors, handle.watch(), inputs.clone())
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
     let forced = matches!(start, Start::Boot { force: true });
     conductor.remember(record, disk_record.filter(|_| !forced));
     if let Some((listener, listen)) = listener {
@@ -537,5 +543,6 @@ fn outcome(vm: &VmName, end: End) -> Result<(), Failure> {
         }
         End::Quit => Ok(()),
         End::Failed(text) => Err(Failure::told(FailureKind::Other, text)),
+        End::Memory(failure) => Err(failure),
     }
 }

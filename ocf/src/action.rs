@@ -26,17 +26,20 @@ pub(crate) enum Action {
     Demote,
     /// What happened to the other replica.
     Notify,
+    /// A reloadable parameter was changed.
+    ReloadAgent,
 }
 
 impl Action {
     /// Every action.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Start,
         Self::Stop,
         Self::Monitor,
         Self::Promote,
         Self::Demote,
         Self::Notify,
+        Self::ReloadAgent,
         Self::ValidateAll,
         Self::MetaData,
     ];
@@ -57,6 +60,33 @@ impl Action {
             Self::Promote => "promote",
             Self::Demote => "demote",
             Self::Notify => "notify",
+            Self::ReloadAgent => "reload-agent",
+        }
+    }
+
+    /// What it does, for people.
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Self::MetaData => "print the meta-data",
+            Self::ValidateAll => {
+                "check the parameters; at OCF_CHECK_LEVEL 10 also what a start needs of this node"
+            }
+            Self::Start => {
+                "start the engine, which waits to be promoted; without a clone, also run the guest"
+            }
+            Self::Stop => {
+                "end the engine; a guest that can go on nowhere else is given time to shut down"
+            }
+            Self::Monitor => {
+                "compare the engine with the role Pacemaker assigned; at OCF_CHECK_LEVEL 10 also see \
+                 that it works"
+            }
+            Self::Promote => {
+                "have kemari-agent make the replica active, or find that it did so already"
+            }
+            Self::Demote => "hand the guest over to a replica in sync, or end it",
+            Self::Notify => "tell kemari-agent that Pacemaker stopped or fenced the other replica",
+            Self::ReloadAgent => "take over changed parameters that are reloadable",
         }
     }
 
@@ -65,7 +95,7 @@ impl Action {
     pub(crate) fn timeout(self) -> Duration {
         Duration::from_secs(match self {
             Self::Start | Self::Stop | Self::Promote | Self::Demote => 60,
-            Self::Monitor | Self::Notify | Self::ValidateAll => 20,
+            Self::Monitor | Self::Notify | Self::ReloadAgent | Self::ValidateAll => 20,
             Self::MetaData => 5,
         })
     }

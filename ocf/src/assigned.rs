@@ -20,6 +20,8 @@ pub(crate) enum Assigned {
     Unpromoted,
     /// Promoted.
     Promoted,
+    /// Started, as a plain primitive: it has no other role.
+    Started,
 }
 
 impl fmt::Display for Assigned {
@@ -27,6 +29,7 @@ impl fmt::Display for Assigned {
         f.write_str(match self {
             Self::Unpromoted => "Unpromoted",
             Self::Promoted => "Promoted",
+            Self::Started => "Started",
         })
     }
 }
@@ -61,7 +64,7 @@ impl Assigned {
     }
 
     fn named(text: &str) -> Option<Self> {
-        [Self::Unpromoted, Self::Promoted]
+        [Self::Unpromoted, Self::Promoted, Self::Started]
             .into_iter()
             .find(|role| role.to_string() == text)
     }
@@ -73,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_words_are_read_back_and_no_others() {
-        for role in [Assigned::Unpromoted, Assigned::Promoted] {
+        for role in [Assigned::Unpromoted, Assigned::Promoted, Assigned::Started] {
             assert_eq!(Assigned::named(&role.to_string()), Some(role));
         }
         assert_eq!(Assigned::named("promoted"), None);

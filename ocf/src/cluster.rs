@@ -12,7 +12,7 @@ use zbus::proxy::CacheProperties;
 use crate::exit::Failure;
 
 /// What people can do about a missing agent.
-const MISSING: &str =
+pub(crate) const MISSING: &str =
     "kemari-agent does not answer on the system bus: systemctl start kemari-agent";
 
 /// How the agent answered a request.

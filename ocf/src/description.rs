@@ -14,8 +14,8 @@ use kemari_api::config::{ConfigError, VmConfig, shown};
 use kemari_api::{VmName, place};
 
 use crate::actions::shutdown;
-use crate::environment::Environment;
-use crate::exit::{Code, Failure};
+use crate::environment::{CheckLevel, Environment};
+use crate::exit::{Code, Failure, inform};
 
 /// The variable of the note, which the systemd unit reads as an environment file.
 const NOTE_KEY: &str = "KEMARI_CONFIG=";
@@ -79,11 +79,32 @@ pub(crate) fn load(path: &Path) -> Result<VmConfig, Failure> {
     })
 }
 
-/// Checks everything a start needs of this node.
+/// Checks the parameters, and deep also what a start needs of this node.
+///
+/// A basic check passes on a node without the description: it may be one that only votes, and the
+/// parameters are right all the same. A description that is here is read.
 ///
 /// # Errors
 /// `OCF_ERR_CONFIGURED`, `OCF_ERR_INSTALLED` or `OCF_ERR_PERM` with the remedy.
-pub(crate) fn validate(environment: &Environment) -> Result<VmConfig, Failure> {
+pub(crate) fn validate(environment: &Environment, check: CheckLevel) -> Result<(), Failure> {
+    if check == CheckLevel::Deep {
+        return startable(environment).map(drop);
+    }
+    shutdown::timeout_of(environment)?;
+    match load(config_path(environment)?) {
+        Err(failure) if failure.code == Code::Installed => {
+            inform(format!("No replica can run on this node: {failure}"));
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
+/// Checks everything a start needs of this node, and says which VM would be started.
+///
+/// # Errors
+/// `OCF_ERR_CONFIGURED`, `OCF_ERR_INSTALLED` or `OCF_ERR_PERM` with the remedy.
+pub(crate) fn startable(environment: &Environment) -> Result<VmName, Failure> {
     shutdown::timeout_of(environment)?;
     let config = load(config_path(environment)?)?;
     for file in config.boot_files().chain(config.disk_files()) {
@@ -92,7 +113,7 @@ pub(crate) fn validate(environment: &Environment) -> Result<VmConfig, Failure> {
     }
     readable(Path::new(ENGINE), "install the package kemari on this node")?;
     kvm_usable()?;
-    Ok(config)
+    Ok(config.vm.name)
 }
 
 fn readable(path: &Path, remedy: &str) -> Result<(), Failure> {

@@ -62,7 +62,12 @@ async fn without_answer(vm: &VmName, patience: Duration) -> Engine {
             state.active
         )),
         // Without systemd only a run by hand is possible, and that one has no socket.
-        Ok(Err(_)) | Err(_) => Engine::Stopped,
+        Ok(Err(_)) => Engine::Stopped,
+        Err(_) => Engine::Mute(format!(
+            "Nothing answers at the control socket of VM {vm}, and systemd does not say within \
+             {} s whether {unit} has ended",
+            patience.as_secs_f32()
+        )),
     }
 }
 

@@ -12,12 +12,35 @@ use std::time::Duration;
 use kemari_api::NodeName;
 
 use crate::action::Action;
+use crate::form::Form;
 use crate::transition::Transition;
 
 /// Kept back from the timeout, so that the agent gives its own reason before Pacemaker kills it.
 const MARGIN_MIN: Duration = Duration::from_millis(500);
 /// The most that is kept back.
 const MARGIN_MAX: Duration = Duration::from_secs(3);
+
+/// How thoroughly `monitor` and `validate-all` look (OCF 1.1, "Check levels"): `OCF_CHECK_LEVEL`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum CheckLevel {
+    /// 0 to 9, and what is no number.
+    #[default]
+    Basic,
+    /// 10 and more.
+    Deep,
+}
+
+impl CheckLevel {
+    /// The value from which on a check is deep, as the meta-data says.
+    pub(crate) const DEEP: u32 = 10;
+
+    fn read(text: Option<&str>) -> Self {
+        match text.map(|text| text.trim().parse::<u32>()) {
+            Some(Ok(level)) if level >= Self::DEEP => Self::Deep,
+            _ => Self::Basic,
+        }
+    }
+}
 
 /// The environment of one action.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +53,10 @@ pub(crate) struct Environment {
     pub(crate) node: Option<String>,
     /// What becomes of the replicas; `None` if Pacemaker did not say.
     pub(crate) transition: Option<Transition>,
+    /// What the resource is to Pacemaker. Only Pacemaker's word counts: see `under_pacemaker`.
+    pub(crate) form: Form,
+    /// How thoroughly to look.
+    pub(crate) check: CheckLevel,
     /// The operation's timeout.
     pub(crate) timeout: Option<Duration>,
     /// Pacemaker runs this action; otherwise a person or ocf-tester does, and there may be no
@@ -64,6 +91,8 @@ impl Environment {
             shutdown_timeout: lookup("OCF_RESKEY_shutdown_timeout").filter(|text| !text.is_empty()),
             node: meta("on_node").filter(|name| !name.is_empty()),
             transition: Transition::read(meta),
+            form: Form::read(meta),
+            check: CheckLevel::read(lookup("OCF_CHECK_LEVEL").as_deref()),
             timeout: meta("timeout")
                 .and_then(|ms| ms.parse().ok())
                 .map(Duration::from_millis),
@@ -136,6 +165,21 @@ mod tests {
         assert_eq!(environment.node.as_deref(), Some("node2"));
         assert_eq!(environment.shutdown_timeout.as_deref(), Some("45"));
         assert!(environment.transition.unwrap().ends_all());
+    }
+
+    #[test]
+    fn ten_and_more_is_a_deep_check() {
+        for (level, check) in [
+            ("0", CheckLevel::Basic),
+            ("", CheckLevel::Basic),
+            ("9", CheckLevel::Basic),
+            ("deep", CheckLevel::Basic),
+            ("10", CheckLevel::Deep),
+            (" 20 ", CheckLevel::Deep),
+        ] {
+            assert_eq!(from(&[("OCF_CHECK_LEVEL", level)]).check, check, "{level}");
+        }
+        assert_eq!(from(&[]).check, CheckLevel::Basic);
     }
 
     #[test]

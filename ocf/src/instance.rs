@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use kemari_api::replica::ReplicaStatus;
 use kemari_api::{Role, VmName};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::assigned::Assigned;
 use crate::cluster;
-use crate::engine::{self, Engine};
+use crate::engine::{self, Contact, Engine};
 use crate::environment::Environment;
 use crate::exit::{Failure, inform, warn};
-use crate::score;
+use crate::form::Form;
+use crate::score::{self, Score};
 
 /// One VM on this node.
 #[derive(Debug)]
@@ -35,19 +36,21 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// The instance of `vm`, which `config` describes.
+    /// The instance of `vm`, which `config` describes, for an action that has been going on since
+    /// `begun`.
     pub(crate) fn new(
         vm: VmName,
         config: PathBuf,
         environment: Environment,
         budget: Duration,
+        begun: Instant,
     ) -> Self {
         Self {
             vm,
             config,
             environment,
             budget,
-            begun: Instant::now(),
+            begun,
             waiting_for: RefCell::default(),
         }
     }
@@ -67,10 +70,26 @@ impl Instance {
         self.waiting_for.borrow().clone()
     }
 
+    /// Whether the engine is there and answers; a quarter of the time is spent on it.
+    pub(crate) async fn answers(&self) -> bool {
+        self.waits_for(format!("the engine of VM {} to answer", self.vm));
+        let contact = timeout(self.left() / 4, engine::contact(&self.vm)).await;
+        matches!(contact, Ok(Contact::Role(_)))
+    }
+
     /// Looks at the engine; half the budget is kept for what follows.
     pub(crate) async fn observe(&self) -> Engine {
         self.waits_for(format!("the engine of VM {} to answer", self.vm));
         engine::observe(&self.vm, self.budget / 2).await
+    }
+
+    /// What the resource is to Pacemaker.
+    pub(crate) fn form(&self) -> Form {
+        if self.environment.under_pacemaker {
+            self.environment.form
+        } else {
+            Form::remembered(self.assigned())
+        }
     }
 
     /// The role Pacemaker assigned last. An unreadable note counts as none.
@@ -94,21 +113,31 @@ impl Instance {
         })
     }
 
-    /// Sets the promotion score that fits the engine.
+    /// Sets the promotion score that fits the engine; a plain primitive has none.
     pub(crate) async fn refresh_score(&self, engine: &Engine) {
-        self.waits_for("Pacemaker to take the promotion score");
+        if self.form() == Form::Plain {
+            return;
+        }
+        self.waits_for("kemari-agent to say who may boot");
         let first_boot = match engine {
             Engine::Answers(status) if status.role == Role::Waiting => self.may_boot(status).await,
             _ => false,
         };
-        score::publish(&self.environment, score::of(engine, first_boot)).await;
+        self.publish(score::of(engine, first_boot)).await;
+    }
+
+    /// Hands a score to Pacemaker. The action itself is done by then, so no more than half of the
+    /// time that is left is spent on it.
+    pub(crate) async fn publish(&self, score: Score) {
+        self.waits_for("Pacemaker to take the promotion score");
+        score::publish(&self.environment, score, self.left() / 2).await;
     }
 
     async fn may_boot(&self, own: &ReplicaStatus) -> bool {
         if !self.environment.under_pacemaker {
             return false;
         }
-        let verdict = match cluster::view(self.budget / 4).await {
+        let verdict = match cluster::view(self.left() / 4).await {
             Ok(view) => score::may_boot(&view, own),
             Err(failure) => Err(failure.reason),
         };

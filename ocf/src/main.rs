@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ocf:kemari:vm`, the resource agent, installed as `/usr/lib/ocf/resource.d/kemari/vm`.
 //!
+//! Cloned as promotable it shows both replicas; as a plain primitive it is one VM without a passive
+//! replica (`form.rs`).
+//!
 //! It translates Pacemaker's actions into requests to the engine of a VM, to systemd and to the
 //! node's kemari-agent, and their answers into OCF exit codes. It decides nothing about who may
 //! run: a promotion is asked of the agent, which knows the other nodes.
@@ -22,8 +25,11 @@ mod description;
 mod engine;
 mod environment;
 mod exit;
+mod form;
 mod instance;
 mod metadata;
+#[cfg(test)]
+mod reference;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -34,10 +40,19 @@ use action::Action;
 use environment::Environment;
 use exit::{Code, Failure, Outcome};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let name = env::args_os().nth(1).unwrap_or_default();
-    match run(&name.to_string_lossy()).await {
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::generic(format!("Cannot begin: {error}")))
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(run(&name.to_string_lossy()));
+            // A thread that hangs in a file system must not hold the answer back.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
         Ok(code) => code.into(),
         Err(failure) => {
             exit::tell_reason(&failure.reason);
@@ -66,7 +81,12 @@ async fn run(name: &str) -> Outcome {
 
 fn usage() -> String {
     let names = Action::ALL.map(Action::name).join("|");
-    format!("usage: vm {{{names}}}\nParameters come from the environment, as Pacemaker sets it.")
+    let actions =
+        Action::ALL.map(|action| format!("  {:<13} {}\n", action.name(), action.meaning()));
+    format!(
+        "usage: vm {{{names}}}\n{}Parameters come from the environment, as Pacemaker sets it.",
+        actions.concat()
+    )
 }
 
 fn print_metadata() -> Outcome {

@@ -8,10 +8,14 @@
 //!  passive, in sync                                          1000      yes: nothing is lost
 //!  waiting, quorate, no better copy known to the agents         5      yes: the first boot
 //!  waiting, any other, or its disks are only a copy          none      no
-//!  passive, not in sync                                      none      no: its state has a gap
+//!  passive, behind (first copy, resync)                 -INFINITY      never: its state has a gap
 //!  outdated                                             -INFINITY      never
 //!  no answer, dead, stopped                                  none      no
 //! ```
+//!
+//! A score of its own for a replica that is behind, and not merely none: a location constraint adds to
+//! none, so that `crm resource move` could have Pacemaker demote the active replica for one that
+//! cannot go on from its state.
 //!
 //! The score is advice to Pacemaker. What may really run, the agents and the engine decide when
 //! `promote` is called; a stale score can delay a promotion, it cannot cause a wrong one.
@@ -52,8 +56,8 @@ pub(crate) fn of(engine: &Engine, first_boot: bool) -> Score {
         Role::Active => Score::Value(10_000),
         Role::Passive if status.in_sync => Score::Value(1_000),
         Role::Waiting if first_boot => Score::Value(5),
-        Role::Passive | Role::Waiting => Score::None,
-        Role::Outdated => Score::Never,
+        Role::Waiting => Score::None,
+        Role::Passive | Role::Outdated => Score::Never,
     }
 }
 
@@ -118,7 +122,7 @@ fn unheard_holder<'a>(view: &'a ClusterView, own: &ReplicaStatus) -> Option<&'a 
 
 /// Hands the score to Pacemaker. Outside Pacemaker, and when its attribute manager fails, only a
 /// line in the log is written: the action itself is not in question.
-pub(crate) async fn publish(environment: &Environment, score: Score) {
+pub(crate) async fn publish(environment: &Environment, score: Score, patience: Duration) {
     if !environment.under_pacemaker {
         return;
     }
@@ -129,8 +133,9 @@ pub(crate) async fn publish(environment: &Environment, score: Score) {
         Score::Never => command.args(["-v", "-INFINITY"]),
         Score::None => command.arg("-D"),
     };
+    let patience = PATIENCE.min(patience);
     let run = command.kill_on_drop(true).output();
-    match timeout(PATIENCE, run).await {
+    match timeout(patience, run).await {
         Ok(Ok(output)) if output.status.success() => {}
         Ok(Ok(output)) => warn(format!(
             "Cannot set the promotion score to {score:?}: crm_attribute says {}",
@@ -139,7 +144,7 @@ pub(crate) async fn publish(environment: &Environment, score: Score) {
         Ok(Err(error)) => warn(format!("Cannot run crm_attribute: {error}")),
         Err(_) => warn(format!(
             "Cannot set the promotion score to {score:?}: crm_attribute took over {} s",
-            PATIENCE.as_secs()
+            patience.as_secs_f32()
         )),
     }
 }

@@ -60,7 +60,7 @@ fn the_score_table_in_the_documentation_holds() {
         (answers(Role::Active, false), false, Score::Value(10_000)),
         (answers(Role::Active, true), true, Score::Value(10_000)),
         (answers(Role::Passive, true), false, Score::Value(1_000)),
-        (answers(Role::Passive, false), true, Score::None),
+        (answers(Role::Passive, false), true, Score::Never),
         (answers(Role::Waiting, false), true, Score::Value(5)),
         (answers(Role::Waiting, false), false, Score::None),
         (answers(Role::Outdated, true), true, Score::Never),

@@ -273,6 +273,7 @@ mod tests {
             (77, Code::Permission),
             (69, Code::Installed),
             (203, Code::Installed),
+            (71, Code::Generic),
             (1, Code::Generic),
             (0, Code::Generic),
         ] {

@@ -9,109 +9,12 @@ mod common;
 use std::fs;
 use std::os::unix::net::UnixListener as SilentListener;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use common::stand_in::{Conductor, Guest, serve, serve_guest};
 use common::{Node, fails};
-use kemari_api::replica::{self, DiskState, Promotion, ReplicaStatus};
-use kemari_api::{Epoch, Generation, Licence, Role};
-use tokio::net::UnixListener;
-use tokio::runtime::Runtime;
-use tokio::sync::Notify;
-use zbus::fdo;
-
-/// A replica with a role and a power button only.
-struct StandIn {
-    role: Arc<Mutex<Role>>,
-    guest: Guest,
-}
-
-/// What the power button does.
-#[derive(Clone, Default)]
-struct Guest {
-    /// Presses.
-    pressed: Arc<AtomicU32>,
-    /// The engine ends when this is told; a guest that ignores the button has none.
-    off: Option<Arc<Notify>>,
-}
-
-#[zbus::interface(name = "org.kemari.Replica1")]
-impl StandIn {
-    fn status(&self) -> ReplicaStatus {
-        ReplicaStatus {
-            vm: "vm".parse().expect("a name"),
-            node: "node1".parse().expect("a name"),
-            pid: 1,
-            role: *self.role.lock().expect("not poisoned"),
-            licence: Licence::Solo,
-            in_sync: false,
-            running: true,
-            generation: Generation::new(1),
-            epoch: Epoch::new(0),
-            disks: DiskState::None,
-            peer: String::new(),
-            listen: String::new(),
-            detail: "it stands in".to_owned(),
-        }
-    }
-
-    fn promote(&self, _how: Promotion, _generation: Generation) -> fdo::Result<()> {
-        Err(fdo::Error::Failed("only the agent promotes".to_owned()))
-    }
-
-    fn power_button(&self) {
-        self.guest.pressed.fetch_add(1, Ordering::SeqCst);
-        if let Some(off) = &self.guest.off {
-            off.notify_one();
-        }
-    }
-
-    fn demote(&self) -> fdo::Result<()> {
-        *self.role.lock().expect("not poisoned") = Role::Waiting;
-        Ok(())
-    }
-}
-
-/// Serves a replica of this role on the node until the runtime is dropped.
-fn serve(node: &Node, role: Role) -> (Runtime, Arc<Mutex<Role>>) {
-    serve_guest(node, role, Guest::default())
-}
-
-fn serve_guest(node: &Node, role: Role, guest: Guest) -> (Runtime, Arc<Mutex<Role>>) {
-    let runtime = Runtime::new().expect("a runtime");
-    let role = Arc::new(Mutex::new(role));
-    let served = Arc::clone(&role);
-    let socket = node.path("vm.sock");
-    let listener = runtime
-        .block_on(async { UnixListener::bind(socket) })
-        .expect("it binds");
-    runtime.spawn(async move {
-        let mut connections = Vec::new();
-        loop {
-            let off = async {
-                match &guest.off {
-                    Some(off) => off.notified().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let stream = tokio::select! {
-                () = off => return,
-                accepted = listener.accept() => accepted.expect("a caller").0,
-            };
-            let guest = guest.clone();
-            let stream = stream.into_std().expect("a socket");
-            let role = Arc::clone(&served);
-            let connection = zbus::connection::Builder::unix_stream(stream)
-                .server(zbus::Guid::generate())
-                .p2p()
-                .serve_at(replica::PATH, StandIn { role, guest })
-                .build()
-                .await;
-            connections.push(connection);
-        }
-    });
-    (runtime, role)
-}
+use kemari_api::Role;
 
 fn node() -> Node {
     let node = Node::new();
@@ -209,6 +112,163 @@ fn a_silent_engine_is_failed_before_the_timeout() {
         1,
         "waiting for the engine's control socket to close",
     );
+}
+
+/// A system bus that accepts connections and says nothing, as one of a systemd that hangs.
+#[test]
+fn a_silent_bus_lets_no_action_outlive_its_timeout() {
+    let agent = |node: &Node, action: &str| {
+        let address = format!("unix:path={}", node.path("bus").display());
+        let mut agent = node.agent(action);
+        agent.env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        agent.env("OCF_RESKEY_CRM_meta_timeout", "1500");
+        agent.env("OCF_RESKEY_crm_feature_set", "3.16.1");
+        agent.env("OCF_RESKEY_CRM_meta_promoted_max", "1");
+        agent
+    };
+    let node = node();
+    let _bus = SilentListener::bind(node.path("bus")).expect("it binds");
+    fails(
+        &mut agent(&node, "monitor"),
+        1,
+        "whether kemari-vm@vm.service has ended",
+    );
+    fails(
+        &mut agent(&node, "stop"),
+        1,
+        "waiting for kemari-vm@vm.service to end",
+    );
+    fails(&mut agent(&node, "promote"), 1, "systemd does not say");
+    fails(&mut agent(&node, "demote"), 1, "systemd does not say");
+    assert_eq!(
+        agent(&node, "notify").status().expect("it runs").code(),
+        Some(0)
+    );
+    let _engine = serve(&node, Role::Waiting);
+    assert_eq!(
+        agent(&node, "monitor").status().expect("it runs").code(),
+        Some(0)
+    );
+    fails(&mut agent(&node, "promote"), 1, "waiting for kemari-agent");
+}
+
+/// The agent promoted the replica, and hangs since: `promote` finds the work done, and a
+/// notification is lost without a failure.
+#[test]
+fn a_kemari_agent_that_hangs_undoes_nothing() {
+    let node = node();
+    let _bus = SilentListener::bind(node.path("bus")).expect("it binds");
+    let _engine = serve(&node, Role::Active);
+    for (action, code) in [("promote", 0), ("notify", 0), ("monitor", 8)] {
+        let mut agent = node.agent(action);
+        let address = format!("unix:path={}", node.path("bus").display());
+        agent.env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        agent.env("OCF_RESKEY_CRM_meta_timeout", "2000");
+        for (key, value) in [
+            ("type", "post"),
+            ("operation", "stop"),
+            ("stop_uname", "node2"),
+        ] {
+            agent.env(format!("OCF_RESKEY_CRM_meta_notify_{key}"), value);
+        }
+        let warned = action != "monitor";
+        assert_eq!(
+            says(&mut agent, "systemctl start kemari-agent"),
+            (Some(code), warned)
+        );
+    }
+}
+
+#[test]
+fn a_silent_engine_lets_no_action_outlive_its_timeout() {
+    let node = node();
+    let _silent = SilentListener::bind(node.path("vm.sock")).expect("it binds");
+    for (action, code, word) in [
+        ("promote", 1, "did not answer"),
+        ("demote", 1, "did not answer"),
+        (
+            "stop",
+            1,
+            "waiting for the engine's control socket to close",
+        ),
+    ] {
+        for level in ["0", "10"] {
+            let mut agent = node.agent(action);
+            agent.env("OCF_RESKEY_CRM_meta_timeout", "1000");
+            agent.env("OCF_CHECK_LEVEL", level);
+            fails(&mut agent, code, word);
+        }
+    }
+    assert_eq!(
+        node.agent("notify")
+            .env("OCF_RESKEY_CRM_meta_timeout", "1000")
+            .status()
+            .expect("it runs")
+            .code(),
+        Some(0)
+    );
+    assert_eq!(node.exit("reload-agent"), 0);
+}
+
+/// A deep monitor with two seconds, of a replica like this.
+fn deep_monitor(role: Role, guest: Guest) -> (Option<i32>, String) {
+    let node = node();
+    let _engine = serve_guest(&node, role, guest);
+    let mut monitor = node.agent("monitor");
+    monitor.env("OCF_CHECK_LEVEL", "10");
+    monitor.env("OCF_RESKEY_CRM_meta_timeout", "2000");
+    let output = monitor.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_deep_monitor_fails_a_replica_that_answers_and_does_not_work() {
+    for (role, sound, failed) in [
+        (Role::Active, 8, 9),
+        (Role::Passive, 0, 1),
+        (Role::Waiting, 0, 1),
+    ] {
+        for (conductor, code, word) in [
+            (Conductor::Idle, sound, ""),
+            (Conductor::Busy, sound, "is busy, and gets on"),
+            (
+                Conductor::Hangs,
+                failed,
+                "ocf-exit-reason:The engine of VM vm answers, but took no",
+            ),
+        ] {
+            let guest = Guest {
+                conductor,
+                ..Guest::default()
+            };
+            let (exit, said) = deep_monitor(role, guest.clone());
+            assert_eq!(exit, Some(code), "{role}: {said}");
+            assert!(said.contains(word), "{role}: {said}");
+        }
+    }
+}
+
+#[test]
+fn commits_that_do_not_come_are_told_and_are_no_failure_of_the_active_replica() {
+    let node = node();
+    let text = fs::read_to_string(node.path("vm.toml")).expect("it was written");
+    let quick = "[replication]\npeer_timeout_ms = 50\nepoch_ms_max = 1\n";
+    fs::write(node.path("vm.toml"), format!("{text}{quick}")).expect("writable");
+    let guest = Guest {
+        paired: true,
+        ..Guest::default()
+    };
+    let _engine = serve_guest(&node, Role::Active, guest);
+    for (timeout, word) in [
+        ("4000", "which has committed nothing"),
+        ("1000", "the time-out of this monitor is too short"),
+    ] {
+        let mut monitor = node.agent("monitor");
+        monitor.env("OCF_CHECK_LEVEL", "10");
+        monitor.env("OCF_RESKEY_CRM_meta_timeout", timeout);
+        assert_eq!(says(&mut monitor, word), (Some(8), true));
+    }
 }
 
 /// A demotion, told by Pacemaker that these replicas are stopped next.

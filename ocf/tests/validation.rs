@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 
 use common::{Node, fails};
 
-const DTD: &str = "/usr/share/resource-agents/ra-api-1.dtd";
+/// Where resource-agents puts the DTD, and ocf-tester has its meta-data checked.
+const DTD_DIRECTORY: &str = "/usr/share/resource-agents";
 
 #[test]
 fn meta_data_is_valid_under_the_clusterlabs_dtd() {
@@ -28,12 +29,17 @@ fn meta_data_is_valid_under_the_clusterlabs_dtd() {
 }
 
 fn xmllint() -> Option<std::process::Child> {
-    if !Path::new(DTD).exists() {
-        println!("SKIPPED: {DTD} is missing: apt-get install resource-agents");
+    let dtd = Path::new(DTD_DIRECTORY).join("ra-api-1.dtd");
+    if !dtd.exists() {
+        println!(
+            "SKIPPED: {} is missing: apt-get install resource-agents",
+            dtd.display()
+        );
         return None;
     }
     let lint = Command::new("xmllint")
-        .args(["--noout", "--dtdvalid", DTD, "-"])
+        .args(["--noout", "--valid", "-"])
+        .current_dir(DTD_DIRECTORY)
         .stdin(Stdio::piped())
         .spawn();
     if let Err(error) = &lint {
@@ -60,6 +66,7 @@ fn a_missing_parameter_is_a_configuration_error_for_every_action() {
         "monitor",
         "promote",
         "demote",
+        "notify",
     ] {
         let mut agent = node.agent(action);
         agent.env_remove("OCF_RESKEY_config");
@@ -70,8 +77,9 @@ fn a_missing_parameter_is_a_configuration_error_for_every_action() {
 #[test]
 fn a_missing_description_stops_a_start_here_and_a_probe_finds_nothing() {
     let node = Node::new();
-    fails(&mut node.agent("validate-all"), 5, "vm.toml");
+    fails(&mut deeply(&node, "validate-all"), 5, "vm.toml");
     fails(&mut node.agent("start"), 5, "create it");
+    assert_eq!(node.exit("validate-all"), 0, "it may be a witness");
     assert_eq!(node.exit("monitor"), 7);
     assert_eq!(node.exit("stop"), 0);
     assert_eq!(node.exit("notify"), 0);
@@ -90,9 +98,80 @@ fn a_missing_kernel_is_a_missing_installation() {
     let node = Node::new();
     node.describe("memory_mib = 64");
     fs::remove_file(node.path("kernel")).expect("it was written");
-    fails(&mut node.agent("validate-all"), 5, "kernel");
+    fails(&mut deeply(&node, "validate-all"), 5, "kernel");
+    fails(&mut node.agent("start"), 5, "kernel");
+    assert_eq!(node.exit("validate-all"), 0, "the parameters are right");
 }
 
+fn deeply(node: &Node, action: &str) -> Command {
+    let mut agent = node.agent(action);
+    agent.env("OCF_CHECK_LEVEL", "10");
+    agent
+}
+
+/// A pipe nobody writes to stands for a file on storage that hangs: opening it does not end.
+#[test]
+fn a_file_that_cannot_be_opened_in_time_is_named_in_time() {
+    let node = Node::new();
+    node.describe("memory_mib = 64");
+    pipe(&node, "kernel");
+    for mut agent in [deeply(&node, "validate-all"), node.agent("start")] {
+        agent.env("OCF_RESKEY_CRM_meta_timeout", "1000");
+        fails(&mut agent, 1, "look at the storage");
+    }
+    assert_eq!(node.exit("stop"), 0, "nothing of it is needed to stop");
+    pipe(&node, "vm.toml");
+    for action in [
+        "validate-all",
+        "start",
+        "stop",
+        "monitor",
+        "promote",
+        "demote",
+        "notify",
+    ] {
+        let mut agent = node.agent(action);
+        agent.env("OCF_RESKEY_CRM_meta_timeout", "1000");
+        fails(&mut agent, 1, "look at the storage");
+    }
+}
+
+fn pipe(node: &Node, name: &str) {
+    let path = node.path(name);
+    fs::remove_file(&path).expect("it was written");
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo runs").success());
+}
+
+#[test]
+fn a_wrong_shutdown_timeout_refuses_a_start_and_never_fails_what_runs() {
+    let node = Node::new();
+    node.describe("memory_mib = 64");
+    let with = |action, value| {
+        let mut agent = node.agent(action);
+        agent.env("OCF_RESKEY_shutdown_timeout", value);
+        agent
+    };
+    for action in ["validate-all", "start"] {
+        fails(&mut with(action, "30s"), 6, "shutdown_timeout=30s");
+    }
+    for (value, said) in [
+        ("45", "INFO: A guest that is stopped for good has 45 s"),
+        (
+            "30s",
+            "WARNING: shutdown_timeout=30s is no number of seconds",
+        ),
+    ] {
+        let output = with("reload-agent", value).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(0));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(said), "{text}");
+    }
+    assert_eq!(
+        with("stop", "30s").status().expect("it runs").code(),
+        Some(0)
+    );
+}
 #[test]
 fn a_stopped_replica_is_cleanly_stopped_and_stopping_it_again_succeeds() {
     let node = Node::new();

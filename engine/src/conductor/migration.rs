@@ -63,6 +63,7 @@ impl Conductor {
 
     fn may_migrate(&self) -> Answer {
         self.needs_active("only an active guest can be migrated")?;
+        self.needs_sound_memory()?;
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }

@@ -284,6 +284,7 @@ impl Conductor {
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }
+        self.needs_sound_memory()?;
         if let Some((disk, trouble)) = self.attachments.trouble_with_shared_disks() {
             return Err(Refusal::Failed(format!(
                 "Disk \"{disk}\" is shared and the guest can write to it, but {trouble}. Or give \

@@ -33,6 +33,7 @@ impl Conductor {
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }
+        self.needs_sound_memory()?;
         if !matches!(self.licence(), Licence::Solo { .. }) || self.link.address().is_some() {
             return Err(Refusal::Failed(
                 "The guest is being replicated: end the replication first (stop the passive \

@@ -7,6 +7,7 @@ use super::filter::{Call, any, ioctl, kvm, on_itself, only, unless, with, withou
 
 const PROT_EXEC: u32 = c::PROT_EXEC.cast_unsigned();
 const CLONE_THREAD: u32 = c::CLONE_THREAD.cast_unsigned();
+const SIGBUS: u32 = c::SIGBUS.cast_unsigned();
 const SIGSYS: u32 = c::SIGSYS.cast_unsigned();
 
 /// What every thread does: memory, locks, time, signals to itself, its log, its end.
@@ -41,6 +42,8 @@ pub(super) const BASE: &[Call] = &[
     any(c::SYS_sigaltstack),
     // Kicks of vCPUs, and abort(3).
     on_itself(c::SYS_tgkill, 0),
+    // A bus error that is none of guest RAM gets its default action back.
+    only(c::SYS_rt_sigaction, 0, SIGBUS),
     only(c::SYS_prctl, 0, c::PR_GET_NAME.cast_unsigned()),
     only(c::SYS_prctl, 0, c::PR_SET_NAME.cast_unsigned()),
     only(c::SYS_prctl, 0, c::PR_SET_VMA.cast_unsigned()),
@@ -138,6 +141,15 @@ pub(super) const CONNECT: &[Call] = &[
     only(c::SYS_socket, 0, c::AF_INET.cast_unsigned()),
     only(c::SYS_socket, 0, c::AF_INET6.cast_unsigned()),
     only(c::SYS_socket, 0, c::AF_NETLINK.cast_unsigned()),
+];
+
+/// Waiting for memory errors, and the last words to systemd.
+pub(super) const LAST_WORDS: &[Call] = &[
+    any(c::SYS_read),
+    only(c::SYS_socket, 0, c::AF_UNIX.cast_unsigned()),
+    any(c::SYS_connect),
+    any(c::SYS_sendto),
+    any(c::SYS_sendmsg),
 ];
 
 /// Taking callers.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::calls::{
     ACCEPT, BASE, CONNECT, DISKS_AND_TAPS, EVENTS, FAIL, FAIL_CLONE3, FILES, KVM_DEVICES, KVM_VCPU,
-    MACHINES, RUNTIME, STREAMS, THREADS,
+    LAST_WORDS, MACHINES, RUNTIME, STREAMS, THREADS,
 };
 use super::filter::{Call, Filter, FilterError, KVM_ALL};
 
@@ -20,6 +20,8 @@ pub enum Kind {
     Conductor,
     /// Passes on the guest's events.
     Relay,
+    /// Waits for memory errors of the host.
+    MemoryErrors,
     /// Lets outputs out.
     Outputs,
     /// Types what comes from the console's other end or from attached terminals.
@@ -42,11 +44,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Vcpu,
         Self::Device,
         Self::Conductor,
         Self::Relay,
+        Self::MemoryErrors,
         Self::Outputs,
         Self::ConsoleInput,
         Self::Link,
@@ -76,6 +79,7 @@ impl Kind {
                 CONNECT,
             ],
             Self::Relay => &[],
+            Self::MemoryErrors => &[LAST_WORDS],
             // What is typed may raise the serial port's interrupt.
             Self::Outputs => &[CONNECT, STREAMS, DISKS_AND_TAPS, THREADS, KVM_DEVICES],
             Self::ConsoleInput => &[STREAMS, KVM_DEVICES],

@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -15,16 +16,23 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
 
 use super::{FILTERS, Kind, enter, kinds};
+use crate::exit::{Failure, FailureKind};
 
 /// Tells the process of a test what to do: a kind and an act.
 const TASK: &str = "KEMARI_SANDBOX_TEST";
 const SURVIVED: &str = "survived it";
+const LAST_WORDS: &str = "These are the last words";
 
 fn attempt(kind: Kind, act: &str) -> Output {
+    attempt_with(kind, act, &[])
+}
+
+fn attempt_with(kind: Kind, act: &str, environment: &[(&str, &Path)]) -> Output {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "sandbox::tests::in_a_process_of_its_own"])
         .args(["--ignored", "--nocapture"])
         .env(TASK, format!("{kind:?} {act}"))
+        .envs(environment.iter().copied())
         .env_remove("RUST_BACKTRACE")
         .output()
         .unwrap();
@@ -34,7 +42,11 @@ fn attempt(kind: Kind, act: &str) -> Output {
 }
 
 fn survives(kind: Kind, act: &str) {
-    let output = attempt(kind, act);
+    survives_with(kind, act, &[]);
+}
+
+fn survives_with(kind: Kind, act: &str, environment: &[(&str, &Path)]) {
+    let output = attempt_with(kind, act, environment);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{kind:?} {act}: {said}");
     assert!(said.contains(SURVIVED), "{kind:?} {act}: {said}");
@@ -68,6 +80,7 @@ fn in_a_process_of_its_own() {
         .find(|known| format!("{known:?}") == kind)
         .unwrap();
     kemari_vmm::report_forbidden_calls().unwrap();
+    let _errors = kemari_vmm::MemoryErrors::watch().unwrap();
     FILTERS.set(kinds::filters().unwrap()).unwrap();
     let act = act.to_owned();
     let thread = std::thread::Builder::new().name("probe".into());
@@ -192,6 +205,8 @@ fn perform(act: &str, opened: Opened) {
             let other = nix::unistd::getppid();
             let _ = nix::sys::signal::kill(other, None);
         }
+        "say last words" => Failure::told(FailureKind::Memory, LAST_WORDS).tell_systemd(),
+        "meet a bus error" => nix::sys::signal::raise(Signal::SIGBUS).unwrap(),
         "listen" => drop(TcpListener::bind("127.0.0.1:0")),
         other => panic!("{other}"),
     }
@@ -201,6 +216,33 @@ fn perform(act: &str, opened: Opened) {
 fn every_kind_lives() {
     for kind in Kind::ALL {
         survives(kind, "live");
+    }
+}
+
+#[test]
+fn the_thread_that_ends_the_engine_reaches_systemd() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    survives_with(
+        Kind::MemoryErrors,
+        "say last words",
+        &[("NOTIFY_SOCKET", socket.as_path())],
+    );
+    systemd.set_nonblocking(true).unwrap();
+    let mut said = [0; 256];
+    let length = systemd.recv(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..length]).into_owned();
+    assert_eq!(said.trim(), format!("STATUS={LAST_WORDS}"));
+    dies_of(Kind::MemoryErrors, "listen");
+}
+
+#[test]
+fn a_bus_error_that_is_no_memory_error_ends_every_kind() {
+    for kind in Kind::ALL {
+        let died = attempt(kind, "meet a bus error");
+        let signal = died.status.signal();
+        assert_eq!(signal, Some(Signal::SIGBUS as i32), "{kind:?}");
     }
 }
 

@@ -87,6 +87,9 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         GuestEvent::PowerOff => eprintln!("boot: the guest switched itself off"),
         GuestEvent::Reset => eprintln!("boot: the guest asked for a reset"),
         GuestEvent::TripleFault => eprintln!("boot: a triple fault"),
+        GuestEvent::MemoryFailed { reason } => {
+            return Err(format!("the host's memory failed: {reason}").into());
+        }
         GuestEvent::Crashed { reason } => return Err(format!("the guest crashed: {reason}").into()),
     }
     Ok(())

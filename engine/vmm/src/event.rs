@@ -12,6 +12,12 @@ pub enum GuestEvent {
     Reset,
     /// A vCPU met a fault for which it has no handler, and none for that either. It resets a PC.
     TripleFault,
+    /// A vCPU needs memory of the host that failed, and KVM says so itself. Mostly it sends a signal
+    /// instead: [`MemoryErrors`](crate::MemoryErrors).
+    MemoryFailed {
+        /// Where, for the log.
+        reason: String,
+    },
     /// A vCPU cannot go on: KVM reported an error, or this program failed.
     Crashed {
         /// What happened, for the log.

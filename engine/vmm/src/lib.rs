@@ -79,7 +79,7 @@
 //! frequency: later issues. Outputs, epochs, transport: `kemari-replication` and `kemari-engine`.
 //!
 //! Unsafe code is in small modules: the ioctls that kvm-ioctls lacks (`sys`), the kick
-//! (`vcpu::kick`), the handler of SIGSYS (`forbidden`), where memory is placed (`memory::placement`)
+//! (`vcpu::kick`), the handlers of SIGSYS (`forbidden`) and SIGBUS (`memory_error::signal`), where memory is placed (`memory::placement`)
 //! and the two places that make promises to them (`dirty::calls`, `vcpu`); the ioctls of disks and
 //! network interfaces (`backend::ioctl`) and the one place where requests enter io_uring
 //! (`backend::disk::uring`).
@@ -102,6 +102,7 @@ mod gate;
 mod host;
 mod machine;
 mod memory;
+mod memory_error;
 mod msrs;
 mod pci;
 mod ram;
@@ -129,6 +130,10 @@ pub use gate::RunGate;
 pub use host::{hold_kvm, kvm_is_usable};
 pub use machine::Machine;
 pub use memory::{HugePages, MapMemoryError, MemoryLock, MemoryOptions, NumaNode, PoolPage};
+#[cfg(any(test, feature = "test-support"))]
+#[doc(hidden)]
+pub use memory_error::bus_error;
+pub use memory_error::{GuestPhysicalAddress, MemoryError, MemoryErrorKind, MemoryErrors};
 pub use ram::{GuestRam, PageAccessError};
 pub use state::{
     DecodeStateError, MAX_STATE_BYTES, MachineState, STATE_VERSION, VcpuState, VmState,

@@ -7,6 +7,8 @@
 //! this handle is recorded in a bitmap beside KVM's own, because KVM logs only what the guest and
 //! the kernel write.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{
@@ -17,6 +19,7 @@ use vm_memory::{
 use crate::config::MemorySize;
 use crate::dirty::{DirtyPages, PAGE_SIZE, PageIndex};
 use crate::memory::{self, MapMemoryError, MemoryOptions, WrittenPages};
+use crate::memory_error::WatchedRam;
 use crate::sys;
 
 /// Guest-physical end of the low part of RAM.
@@ -44,6 +47,8 @@ pub struct PageAccessError {
 /// while the guest runs (a page read then may be torn; it is marked dirty afterwards).
 #[derive(Debug, Clone)]
 pub struct GuestRam {
+    // Before the mapping: what is not mapped must not be watched.
+    _watched: Arc<WatchedRam>,
     mapping: Mapping,
     page_count: u64,
 }
@@ -58,10 +63,10 @@ impl GuestRam {
         size: MemorySize,
         options: &MemoryOptions,
     ) -> Result<Self, MapMemoryError> {
-        Ok(Self {
-            mapping: memory::map(size, options)?,
-            page_count: size.bytes() / PAGE_SIZE as u64,
-        })
+        Ok(Self::of(
+            memory::map(size, options)?,
+            size.bytes() / PAGE_SIZE as u64,
+        ))
     }
 
     /// Memory of these parts, each with start and length in whole pages: for fuzzing, where the least
@@ -75,10 +80,22 @@ impl GuestRam {
             .map(|(start, length)| (GuestAddress(*start), *length))
             .collect();
         let pages: usize = parts.iter().map(|(_, length)| length / PAGE_SIZE).sum();
-        Ok(Self {
-            mapping: Mapping::from_ranges(&ranges)?,
-            page_count: u64::try_from(pages).unwrap_or(u64::MAX),
-        })
+        Ok(Self::of(
+            Mapping::from_ranges(&ranges)?,
+            u64::try_from(pages).unwrap_or(u64::MAX),
+        ))
+    }
+
+    fn of(mapping: Mapping, page_count: u64) -> Self {
+        let stretches = mapping.iter().map(|region| {
+            let host = region.as_ptr().addr() as u64;
+            (host, region.start_addr().0, region.len())
+        });
+        Self {
+            _watched: Arc::new(WatchedRam::new(stretches)),
+            mapping,
+            page_count,
+        }
     }
 
     /// Number of pages.

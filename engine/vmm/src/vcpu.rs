@@ -119,7 +119,11 @@ impl VcpuThread {
 
     /// Ends the run with `event`. Power-off and reset by port write leave that write to be finished.
     fn ended(&self, vcpu: &mut VcpuFd, kick: &KickTarget, event: GuestEvent) -> Parking {
-        if matches!(event, GuestEvent::Crashed { .. }) {
+        // KVM would say the same again.
+        if matches!(
+            event,
+            GuestEvent::Crashed { .. } | GuestEvent::MemoryFailed { .. }
+        ) {
             return Parking::Ended(event);
         }
         match self.drain(vcpu, kick) {
@@ -170,6 +174,13 @@ impl VcpuThread {
             // EAGAIN: a vCPU that waited to be started was woken, perhaps by its INIT.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 return Served::Interrupted;
+            }
+            // The page of the host that the guest touched is poisoned (KVM API, KVM_EXIT_MEMORY_FAULT).
+            Err(error) if error.errno() == libc::EHWPOISON => {
+                let what = describe(vcpu, &format!("KVM_RUN: {error}"));
+                return Served::Event(GuestEvent::MemoryFailed {
+                    reason: format!("vCPU {}: {what}", self.index),
+                });
             }
             Err(error) => {
                 return Served::Event(self.crash(vcpu, &format!("KVM_RUN: {error}")));

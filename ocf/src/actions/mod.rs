@@ -2,8 +2,13 @@
 //! The actions, and how each is run within its time.
 //!
 //! A dispatcher only: which VM an action is about, one module an action, one deadline over each.
+//! Files that Pacemaker's parameters name may lie on storage that hangs, so they are read on a thread
+//! that is left behind when time is up.
 
-use tokio::time::timeout;
+use std::time::Duration;
+
+use kemari_api::VmName;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::action::Action;
 use crate::description;
@@ -12,9 +17,11 @@ use crate::exit::{Code, Failure, Outcome, inform};
 use crate::instance::Instance;
 
 mod demote;
+mod liveness;
 mod monitor;
 mod notify;
 mod promote;
+mod reload;
 pub(crate) mod shutdown;
 mod start;
 mod stop;
@@ -24,18 +31,53 @@ mod stop;
 /// # Errors
 /// The OCF code and the reason.
 pub(crate) async fn run(action: Action, environment: Environment) -> Outcome {
-    match action {
-        Action::MetaData => Ok(Code::Success),
-        Action::ValidateAll => description::validate(&environment).map(|_| Code::Success),
-        Action::Start => {
-            let vm = description::validate(&environment)?.vm.name;
-            let instance = instance_of(vm, action, environment)?;
-            within_time(action, &instance).await
+    let begun = Instant::now();
+    let budget = environment.budget(action);
+    let instance = match action {
+        Action::MetaData => return Ok(Code::Success),
+        Action::ReloadAgent => return reload::run(&environment),
+        Action::ValidateAll => {
+            return on_files(action, begun, budget, move || {
+                description::validate(&environment, environment.check).map(|()| Code::Success)
+            })
+            .await;
         }
-        _ => match known_instance(action, environment)? {
-            Some(instance) => within_time(action, &instance).await,
-            None => Ok(without_vm(action)),
-        },
+        Action::Start => {
+            let known = known_instance(action, environment.clone(), budget, begun).await?;
+            match known {
+                // What runs needs nothing that may be missing meanwhile.
+                Some(known) if known.answers().await => Some(known),
+                _ => {
+                    let read = environment.clone();
+                    let startable = move || description::startable(&read);
+                    let vm = on_files(action, begun, budget, startable).await?;
+                    Some(instance_of(vm, environment, budget, begun)?)
+                }
+            }
+        }
+        _ => known_instance(action, environment, budget, begun).await?,
+    };
+    match instance {
+        Some(instance) => within_time(action, &instance).await,
+        None => Ok(without_vm(action)),
+    }
+}
+
+/// Reads files by `read`, for no longer than the action may take.
+async fn on_files<T: Send + 'static>(
+    action: Action,
+    begun: Instant,
+    budget: Duration,
+    read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match timeout_at(begun + budget, tokio::task::spawn_blocking(read)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(Failure::generic(format!("{action} broke off: {error}"))),
+        Err(_) => Err(Failure::generic(format!(
+            "{action} took longer than {} s, waiting for the description of the VM or a file it \
+             names to be opened: look at the storage they lie on",
+            budget.as_secs_f32()
+        ))),
     }
 }
 
@@ -48,10 +90,10 @@ async fn within_time(action: Action, instance: &Instance) -> Outcome {
             Action::Promote => promote::run(instance).await,
             Action::Demote => demote::run(instance).await,
             Action::Notify => notify::run(instance).await,
-            Action::MetaData | Action::ValidateAll => Ok(Code::Success),
+            Action::MetaData | Action::ReloadAgent | Action::ValidateAll => Ok(Code::Success),
         }
     };
-    let Ok(outcome) = timeout(instance.budget, acting).await else {
+    let Ok(outcome) = timeout(instance.left(), acting).await else {
         return Err(Failure::generic(format!(
             "{action} of VM {} took longer than {} s, waiting for {}",
             instance.vm,
@@ -62,27 +104,36 @@ async fn within_time(action: Action, instance: &Instance) -> Outcome {
     outcome
 }
 
-fn known_instance(action: Action, environment: Environment) -> Result<Option<Instance>, Failure> {
-    let path = description::config_path(&environment)?;
-    match description::vm(path) {
-        Some(vm) => instance_of(vm, action, environment).map(Some),
-        None => {
-            if let Err(failure) = description::load(path) {
-                inform(format!("No VM of this resource can run here: {failure}"));
-            }
-            Ok(None)
+async fn known_instance(
+    action: Action,
+    environment: Environment,
+    budget: Duration,
+    begun: Instant,
+) -> Result<Option<Instance>, Failure> {
+    let path = description::config_path(&environment)?.to_owned();
+    let vm = on_files(action, begun, budget, move || {
+        let vm = description::vm(&path);
+        if vm.is_none()
+            && action != Action::Start
+            && let Err(failure) = description::load(&path)
+        {
+            inform(format!("No VM of this resource can run here: {failure}"));
         }
-    }
+        Ok(vm)
+    })
+    .await?;
+    vm.map(|vm| instance_of(vm, environment, budget, begun))
+        .transpose()
 }
 
 fn instance_of(
-    vm: kemari_api::VmName,
-    action: Action,
+    vm: VmName,
     environment: Environment,
+    budget: Duration,
+    begun: Instant,
 ) -> Result<Instance, Failure> {
     let config = description::config_path(&environment)?.to_owned();
-    let budget = environment.budget(action);
-    Ok(Instance::new(vm, config, environment, budget))
+    Ok(Instance::new(vm, config, environment, budget, begun))
 }
 
 /// Nothing was started from this description, and it names no VM: nothing runs. That must be no

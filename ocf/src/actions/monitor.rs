@@ -12,15 +12,33 @@
 //!  Promoted           9     9     9        9        9  8            9
 //! ```
 //!
+//! A plain primitive has no roles; here a replica that is not active runs nothing:
+//!
+//! ```text
+//!  assigned     stopped  dead  mute  waiting  passive  active      outdated
+//!  -----------  -------  ----  ----  -------  -------  ----------  --------
+//!  nothing            7     7     1        7        7  0            1
+//!  Started            7     7     1        1        1  0            1
+//! ```
+//!
+//! with a reason beside each failure, so also beside the 7 of a guest that should run. A resource
+//! whose form was changed while it ran keeps its replica: what was started plain is unpromoted in the
+//! clone until Pacemaker promotes it, and what was promoted in a clone is started.
+//!
 //! "provis.": the agents promoted it before Pacemaker did. Pacemaker calls `promote` when it has
 //! computed that, and finds the work done. An outdated replica is reported as failed so that
-//! Pacemaker restarts it: restarted it waits, and is resynchronised.
+//! Pacemaker restarts it: restarted it waits, and is resynchronised. At `OCF_CHECK_LEVEL` 10 a
+//! replica that is as assigned must also work (see `liveness.rs`).
 
 use kemari_api::Role;
+use kemari_api::replica::ReplicaStatus;
 
+use super::liveness;
 use crate::assigned::Assigned;
 use crate::engine::Engine;
+use crate::environment::CheckLevel;
 use crate::exit::{Code, Failure, Outcome};
+use crate::form::Form;
 use crate::instance::Instance;
 
 /// What the table says.
@@ -35,7 +53,10 @@ struct Verdict {
 pub(super) async fn run(instance: &Instance) -> Outcome {
     let engine = instance.observe().await;
     let assigned = instance.assigned();
-    let verdict = judge(assigned, &engine);
+    let verdict = match instance.form() {
+        Form::Plain => judge_plain(assigned, &engine),
+        Form::Promotable | Form::Cloned => judge(assigned, &engine),
+    };
     if let Some(role) = verdict.adopt {
         instance.remember(role)?;
     }
@@ -43,21 +64,60 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     if !never_started {
         instance.refresh_score(&engine).await;
     }
-    verdict.outcome
+    match (&engine, instance.environment.check) {
+        (Engine::Answers(status), CheckLevel::Deep) => {
+            deeper(instance, status, verdict.outcome).await
+        }
+        _ => verdict.outcome,
+    }
+}
+
+/// What a replica that is as assigned is said to be after a deep check.
+async fn deeper(instance: &Instance, status: &ReplicaStatus, outcome: Outcome) -> Outcome {
+    let failed = match outcome {
+        Ok(Code::RunningPromoted) => Code::FailedPromoted,
+        Ok(Code::Success) => Code::Generic,
+        _ => return outcome,
+    };
+    match liveness::check(instance, status).await {
+        Ok(()) => outcome,
+        Err(reason) => Err(Failure::new(failed, reason)),
+    }
 }
 
 fn judge(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
     let outcome = match assigned {
         None => unassigned(engine),
-        Some(Assigned::Unpromoted) => as_unpromoted(engine),
+        Some(Assigned::Unpromoted | Assigned::Started) => as_unpromoted(engine),
         Some(Assigned::Promoted) => as_promoted(engine),
     };
     let adopt = match (assigned, engine.role()) {
         (None, Some(Role::Active)) => Some(Assigned::Promoted),
-        (None, Some(_)) => Some(Assigned::Unpromoted),
+        (None, Some(_)) | (Some(Assigned::Started), Some(_)) => Some(Assigned::Unpromoted),
         _ => None,
     };
     Verdict { outcome, adopt }
+}
+
+fn judge_plain(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
+    let should_run = matches!(assigned, Some(Assigned::Started | Assigned::Promoted));
+    let outcome = match engine {
+        Engine::Answers(status) => match (status.role, should_run) {
+            (Role::Active, _) => Ok(Code::Success),
+            (Role::Waiting | Role::Passive, false) => Ok(Code::NotRunning),
+            _ => Err(Failure::generic(reason(engine))),
+        },
+        Engine::Mute(_) => Err(Failure::generic(reason(engine))),
+        Engine::Stopped | Engine::Dead(_) if should_run => {
+            Err(Failure::new(Code::NotRunning, reason(engine)))
+        }
+        Engine::Stopped | Engine::Dead(_) => Ok(Code::NotRunning),
+    };
+    let runs = engine.role() == Some(Role::Active) && assigned != Some(Assigned::Started);
+    Verdict {
+        outcome,
+        adopt: runs.then_some(Assigned::Started),
+    }
 }
 
 fn unassigned(engine: &Engine) -> Outcome {
@@ -102,6 +162,7 @@ mod tests {
 
     const NOTHING: Option<Assigned> = None;
     const UNPROMOTED: Option<Assigned> = Some(Assigned::Unpromoted);
+    const STARTED: Option<Assigned> = Some(Assigned::Started);
     const PROMOTED: Option<Assigned> = Some(Assigned::Promoted);
 
     fn engines() -> [Engine; 7] {
@@ -118,6 +179,13 @@ mod tests {
     }
 
     fn codes(assigned: Option<Assigned>) -> [u8; 7] {
+        codes_by(judge, assigned)
+    }
+
+    fn codes_by(
+        judge: fn(Option<Assigned>, &Engine) -> Verdict,
+        assigned: Option<Assigned>,
+    ) -> [u8; 7] {
         engines().map(|engine| match judge(assigned, &engine).outcome {
             Ok(code) => code as u8,
             Err(failure) => {
@@ -132,6 +200,36 @@ mod tests {
         assert_eq!(codes(NOTHING), [7, 7, 1, 0, 0, 8, 1]);
         assert_eq!(codes(UNPROMOTED), [1, 1, 1, 0, 0, 0, 1]);
         assert_eq!(codes(PROMOTED), [9, 9, 9, 9, 9, 8, 9]);
+    }
+
+    #[test]
+    fn the_table_of_the_plain_form_holds() {
+        assert_eq!(codes_by(judge_plain, NOTHING), [7, 7, 1, 7, 7, 0, 1]);
+        assert_eq!(codes_by(judge_plain, STARTED), [7, 7, 1, 1, 1, 0, 1]);
+        for engine in engines() {
+            let adopts = |assigned| judge_plain(assigned, &engine).adopt;
+            let active = engine.role() == Some(Role::Active);
+            assert_eq!(adopts(NOTHING), STARTED.filter(|_| active));
+            assert_eq!(adopts(STARTED), None);
+        }
+    }
+
+    #[test]
+    fn a_resource_whose_form_changes_keeps_its_replica() {
+        // Plain, then cloned: unpromoted until Pacemaker promotes it.
+        assert_eq!(codes(STARTED), codes(UNPROMOTED));
+        let active = Engine::Answers(Box::new(status(Role::Active)));
+        assert_eq!(judge(STARTED, &active).adopt, UNPROMOTED);
+        // Cloned, then plain.
+        assert_eq!(
+            codes_by(judge_plain, PROMOTED),
+            codes_by(judge_plain, STARTED)
+        );
+        assert_eq!(
+            codes_by(judge_plain, UNPROMOTED),
+            codes_by(judge_plain, NOTHING)
+        );
+        assert_eq!(judge_plain(PROMOTED, &active).adopt, STARTED);
     }
 
     #[test]

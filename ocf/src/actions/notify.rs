@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use kemari_api::{NodeName, Role};
+use tokio::time::timeout;
 
 use crate::cluster::{self, Answer};
 use crate::engine::Engine;
@@ -23,7 +24,14 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     {
         for node in gone(&instance.environment.notice, &status.node) {
             instance.waits_for(format!("kemari-agent to hear that {node} was stopped"));
-            match cluster::passive_gone(&instance.vm, &node).await {
+            let told = timeout(
+                instance.left() / 2,
+                cluster::passive_gone(&instance.vm, &node),
+            );
+            let answer = told
+                .await
+                .unwrap_or_else(|_| Answer::Absent(cluster::MISSING.to_owned()));
+            match answer {
                 Answer::Done => inform(format!("The replica on {node} is gone")),
                 Answer::Refused(reason) => warn(format!("The agent says: {reason}")),
                 Answer::Absent(remedy) => warn(remedy),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use kemari_api::Role;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::assigned::Assigned;
 use crate::cluster::{self, Answer};
@@ -27,9 +27,20 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         }
         Engine::Dead(reason) | Engine::Mute(reason) => return Err(Failure::generic(reason)),
     };
-    match ask(instance, status.role).await {
+    let active = make_active(instance, status.role).await?;
+    instance.remember(Assigned::Promoted)?;
+    instance.refresh_score(&active).await;
+    Ok(Code::Success)
+}
+
+/// Has the agent make a replica of this role active, and waits until it says so itself.
+///
+/// # Errors
+/// `OCF_ERR_GENERIC`: what stands against it.
+pub(super) async fn make_active(instance: &Instance, role: Role) -> Result<Engine, Failure> {
+    match ask(instance, role).await {
         Answer::Done => {}
-        Answer::Absent(remedy) if status.role == Role::Active => warn(remedy),
+        Answer::Absent(remedy) if role == Role::Active => warn(remedy),
         Answer::Absent(remedy) => return Err(Failure::generic(remedy)),
         Answer::Refused(reason) => {
             return Err(Failure::generic(format!(
@@ -40,10 +51,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     }
     instance.waits_for("the replica to be active");
     let status = engine::until(&instance.vm, |status| status.role == Role::Active).await;
-    instance.remember(Assigned::Promoted)?;
-    let engine = Engine::Answers(Box::new(status));
-    instance.refresh_score(&engine).await;
-    Ok(Code::Success)
+    Ok(Engine::Answers(Box::new(status)))
 }
 
 /// An agent that is away may be on its way: started with the node, restarted by an upgrade.
@@ -51,7 +59,13 @@ async fn ask(instance: &Instance, role: Role) -> Answer {
     instance.waits_for(format!("kemari-agent to promote VM {}", instance.vm));
     let patience = Instant::now() + instance.budget / 4;
     loop {
-        let answer = cluster::promote(&instance.vm).await;
+        let answer = match role {
+            // The work is done; an agent that hangs must not undo it.
+            Role::Active => timeout(instance.left() / 2, cluster::promote(&instance.vm))
+                .await
+                .unwrap_or_else(|_| Answer::Absent(cluster::MISSING.to_owned())),
+            _ => cluster::promote(&instance.vm).await,
+        };
         let absent = matches!(answer, Answer::Absent(_));
         if !absent || role == Role::Active || Instant::now() >= patience {
             return answer;

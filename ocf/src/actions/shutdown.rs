@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::engine::{self, Contact};
 use crate::environment::Environment;
 use crate::exit::{Code, Failure, inform, warn};
+use crate::form::Form;
 use crate::instance::Instance;
 use crate::unit::Systemd;
 
@@ -62,6 +63,14 @@ pub(crate) fn timeout_of(environment: &Environment) -> Result<Duration, Failure>
         })
 }
 
+/// The same for an action that must not fail for a wrong number.
+pub(super) fn timeout_or_default(environment: &Environment) -> Duration {
+    timeout_of(environment).unwrap_or_else(|failure| {
+        warn(format!("{failure}. Until then it is {TIMEOUT_DEFAULT_S}"));
+        Duration::from_secs(TIMEOUT_DEFAULT_S.into())
+    })
+}
+
 /// Presses the power button of a guest that ends in this step, and waits.
 ///
 /// # Errors
@@ -71,13 +80,11 @@ pub(super) async fn offer(
     status: &ReplicaStatus,
     step: Step,
 ) -> Result<Guest, Failure> {
-    let limit = timeout_of(&instance.environment).unwrap_or_else(|failure| {
-        // A stop must not fail for this.
-        warn(failure);
-        Duration::from_secs(TIMEOUT_DEFAULT_S.into())
-    });
+    let limit = timeout_or_default(&instance.environment);
     let patience = limit.min(instance.left() / 2);
-    if patience.is_zero() || !is_due(&instance.environment, status, step) {
+    // A plain primitive is stopped for good: Pacemaker knows of no instance to go on at.
+    let plain = instance.form() == Form::Plain && step == Step::Stop && status.role == Role::Active;
+    if patience.is_zero() || !(plain || is_due(&instance.environment, status, step)) {
         return Ok(Guest::StillOn);
     }
     let vm = &instance.vm;

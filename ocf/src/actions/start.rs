@@ -1,18 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `start`: the engine runs and waits. It is not promoted by this.
+//!
+//! A plain primitive has no `promote`, so its start does both: the agent decides by the same rules whether
+//! the replica here takes over or boots the guest. Such a guest has no passive replica, and the
+//! start says so.
 
-use kemari_api::place;
 use kemari_api::replica::refusal_text;
+use kemari_api::{Role, place};
 
+use super::promote;
 use crate::assigned::Assigned;
 use crate::description;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
+use crate::form::Form;
 use crate::instance::Instance;
 use crate::unit::Systemd;
 
+/// What a plain primitive is told.
+const UNPROTECTED: &str = "for a passive replica on a second node make the resource a promotable \
+     clone: meta promotable=true notify=true clone-max=2 promoted-max=1";
+/// What a clone of another kind is told.
+const NOT_PROMOTABLE: &str = "A VM can be cloned as a promotable resource only, or each instance would \
+     run a guest: set meta promotable=true notify=true clone-max=2 promoted-max=1 on the clone";
+
 /// Starts the unit unless the engine answers already. The description was validated before.
 pub(super) async fn run(instance: &Instance) -> Outcome {
+    let form = instance.form();
+    if form == Form::Cloned {
+        return Err(Failure::new(Code::Configured, NOT_PROMOTABLE));
+    }
     let mut engine = instance.observe().await;
     if !matches!(engine, Engine::Answers(_)) {
         start_unit(instance).await?;
@@ -23,7 +40,27 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     } else if instance.assigned().is_none() {
         instance.remember(Assigned::Unpromoted)?;
     }
+    if form == Form::Plain {
+        return run_guest(instance, &engine).await;
+    }
     instance.refresh_score(&engine).await;
+    Ok(Code::Success)
+}
+
+/// The guest of a plain primitive runs here.
+async fn run_guest(instance: &Instance, engine: &Engine) -> Outcome {
+    let role = engine.role().unwrap_or(Role::Waiting);
+    promote::make_active(instance, role)
+        .await
+        .map_err(|failure| {
+            let reason = format!("{failure}. This resource is a plain primitive; {UNPROTECTED}");
+            Failure::new(failure.code, reason)
+        })?;
+    instance.remember(Assigned::Started)?;
+    warn(format!(
+        "VM {} runs without protection: {UNPROTECTED}",
+        instance.vm
+    ));
     Ok(Code::Success)
 }
 

@@ -17,7 +17,7 @@ use crate::description;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
 use crate::instance::Instance;
-use crate::score::{self, Score};
+use crate::score::Score;
 use crate::unit::{Signal, Systemd, UnitState};
 
 /// Stops the engine, however it is; a stopped one is done.
@@ -41,8 +41,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     instance.waits_for("the engine's control socket to close");
     engine::until_gone(&instance.vm).await;
     forget(instance)?;
-    instance.waits_for("Pacemaker to remove the promotion score");
-    score::publish(&instance.environment, Score::None).await;
+    instance.publish(Score::None).await;
     Ok(Code::Success)
 }
 

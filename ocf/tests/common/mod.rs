@@ -2,6 +2,8 @@
 //! A node as the agent sees it, in a directory: run directory, description, no system bus.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod stand_in;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
