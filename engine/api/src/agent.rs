@@ -160,7 +160,7 @@ pub trait Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zbus::zvariant::ObjectPath;
+    use zbus::ObjectPath;
 
     #[test]
     fn every_name_has_a_path_of_its_own() {
