@@ -202,7 +202,7 @@ mod tests {
                 kept.push((now, count));
                 // The count as it was when the window began; at the first look, if that was later.
                 let before = kept.iter().rev().find(|(at, _)| *at + WINDOW <= now);
-                let before = before.or(kept.first()).unwrap().1;
+                let before = before.or_else(|| kept.first()).unwrap().1;
                 prop_assert_eq!(history.recent(now, count), count - before);
             }
         }
