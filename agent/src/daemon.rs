@@ -9,21 +9,26 @@ use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use anyhow::Context;
+use kemari_api::agent::ClusterView;
 use kemari_api::replica::ReplicaStatus;
 use kemari_api::{NodeName, VmName, place};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::arbitration::message::{Message, Record};
 use crate::arbitration::{Action, Arbiter, Event, Grounds, RequestId};
+use crate::bus::shown::{Shown, renew, shown};
 use crate::engines::{self, Engines};
+use crate::handover;
 use crate::journal::mono_us;
 use crate::metrics::counters::{Counters, Other};
 use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
+use crate::systemd::shutdown::Guard;
+use crate::systemd::{Movable, Running, machines, movable, running_here};
 use crate::{bus, corosync, health};
 
 /// The state machine's clock.
@@ -65,7 +70,8 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     let (multicast, outbound) = std_mpsc::channel();
     corosync::start(&corosync_inputs, outbound).context("Cannot start the Corosync threads")?;
     let (bus_inputs, mut from_bus) = unbounded_channel();
-    tokio::spawn(bus::serve(bus_inputs));
+    let (shown, seen) = watch::channel(Shown::new());
+    tokio::spawn(bus::serve(bus_inputs.clone(), seen.clone()));
 
     let FirstContact {
         node,
@@ -84,6 +90,17 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
         warn!(error = format!("{error:#}"), "No metrics; all else works");
     }
 
+    let (running, runs) = watch::channel(Running::new());
+    tokio::spawn(machines::keep(runs));
+    let (movable, moves) = watch::channel(Movable::new());
+    let guard = Guard {
+        node: node.clone(),
+        movable: moves,
+        shown: seen,
+        inputs: bus_inputs,
+    };
+    tokio::spawn(guard.keep());
+
     let mut daemon = Daemon {
         arbiter: Arbiter::new(node.clone(), records, admitted),
         node,
@@ -95,6 +112,9 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
         answers: BTreeMap::new(),
         last_request: 0,
         status_text: String::new(),
+        shown,
+        running,
+        movable,
         on_bus,
         ready: false,
         counters: Counters::default(),
@@ -133,9 +153,14 @@ async fn first_contact(
     let _ = sd_notify::notify(&[NotifyState::Status("Waiting for Corosync")]);
     let mut earlier = Vec::new();
     let mut on_bus = false;
+    let mut tick = tokio::time::interval(TICK);
     loop {
         let input = tokio::select! {
             input = inputs.recv() => input.context("The Corosync threads have ended")?,
+            _ = tick.tick() => {
+                sign_of_life();
+                continue;
+            }
             Some(request) = requests.recv() => {
                 refuse_without_corosync(request, &mut on_bus);
                 continue;
@@ -161,10 +186,18 @@ async fn first_contact(
     }
 }
 
+/// For the `WatchdogSec=` of the unit. Called by the main loop and nobody else.
+fn sign_of_life() {
+    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+}
+
 fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
     match request {
         bus::Input::Status(answer) => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
         bus::Input::Votes { answer, .. } => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
+        bus::Input::PowerButton { answer, .. } | bus::Input::FailOver { answer, .. } => {
+            let _ = answer.send(Err(NO_COROSYNC.to_owned()));
+        }
         bus::Input::Promote { answer, cancel, .. }
         | bus::Input::ForceActive { answer, cancel, .. } => {
             let _ = cancel.send(0);
@@ -230,6 +263,12 @@ struct Daemon {
     answers: BTreeMap<RequestId, oneshot::Sender<Result<(), String>>>,
     last_request: u64,
     status_text: String,
+    /// What D-Bus shows of the VMs.
+    shown: watch::Sender<Shown>,
+    /// What systemd-machined shall know.
+    running: watch::Sender<Running>,
+    /// What shall go on elsewhere before the host goes down.
+    movable: watch::Sender<Movable>,
     on_bus: bool,
     ready: bool,
     counters: Counters,
@@ -259,15 +298,29 @@ impl Daemon {
                 Some(input) = from_bus.recv() => self.hear_bus(input),
                 _ = tick.tick() => {
                     self.handle(Event::Tick);
-                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                    sign_of_life();
                 }
                 Some(Wanted(answer)) = metrics_wanted.recv() => {
                     let _ = answer.send(self.snapshot());
                     continue;
                 }
             }
-            self.tell_systemd();
+            let view = self.arbiter.view();
+            self.tell_systemd(&view);
+            self.show(&view);
         }
+    }
+
+    /// Passes on what others show or act upon, if it has changed.
+    fn show(&self, view: &ClusterView) {
+        self.shown
+            .send_if_modified(|known| renew(known, shown(view)));
+        let running = running_here(view);
+        let movable = movable(view, &running);
+        self.movable
+            .send_if_modified(|known| std::mem::replace(known, movable.clone()) != movable);
+        self.running
+            .send_if_modified(|known| std::mem::replace(known, running.clone()) != running);
     }
 
     fn hear_corosync(&mut self, input: corosync::Input) {
@@ -379,6 +432,25 @@ impl Daemon {
             bus::Input::Votes { vm, answer } => {
                 let _ = answer.send(Ok(self.arbiter.votes(&vm)));
             }
+            bus::Input::PowerButton { vm, answer } => {
+                info!(%vm, "Power button pressed over D-Bus");
+                let engines = self.engines.clone();
+                tokio::spawn(async move {
+                    let _ = answer.send(engines.press_power_button(&vm).await);
+                });
+            }
+            bus::Input::FailOver { vm, answer } => {
+                match handover::heir(&self.arbiter.view(), &vm) {
+                    Ok(to) => {
+                        warn!(%vm, %to, "Ending the engine for the other replica to go on");
+                        let engines = self.engines.clone();
+                        tokio::spawn(async move {
+                            let _ = answer.send(engines.end(&vm).await);
+                        });
+                    }
+                    Err(reason) => drop(answer.send(Err(reason))),
+                }
+            }
             bus::Input::Cancel(number) => self.handle(Event::Cancelled(RequestId(number))),
             bus::Input::PassiveGone { vm, node } => {
                 info!(%vm, %node, "Pacemaker says that the passive replica is gone");
@@ -453,8 +525,7 @@ impl Daemon {
     }
 
     /// Ready once Corosync and the bus are there; `systemctl status` shows one line.
-    fn tell_systemd(&mut self) {
-        let view = self.arbiter.view();
+    fn tell_systemd(&mut self, view: &ClusterView) {
         let text = format!(
             "{} of {} nodes, {}; {} replicas here, {} active{}",
             view.members.len(),

@@ -20,6 +20,7 @@ use kemari_api::replica::{self, ConnectError, ReplicaProxy, ReplicaStatus, refus
 use kemari_api::{NodeName, VmName, place};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 use zbus::export::futures_core::Stream;
@@ -230,9 +231,7 @@ impl Engines {
     }
 
     async fn call(&self, vm: &VmName, action: &Action) -> Result<(), String> {
-        let proxy = self
-            .with_proxies(|proxies| proxies.get(vm).cloned())
-            .ok_or_else(|| format!("No engine of VM {vm} runs on this node"))?;
+        let proxy = self.proxy(vm)?;
         let call = async {
             match action {
                 Action::Promote {
@@ -249,13 +248,30 @@ impl Engines {
         if matches!(action, Action::Promote { .. } | Action::GoSolo { .. }) {
             return call.await.map_err(|error| refusal_text(&error));
         }
-        match timeout(ANSWER_MAX, call).await {
-            Ok(result) => result.map_err(|error| refusal_text(&error)),
-            Err(_) => Err(format!(
-                "The engine of VM {vm} did not answer within {} s",
-                ANSWER_MAX.as_secs()
-            )),
-        }
+        answered(vm, timeout(ANSWER_MAX, call).await)
+    }
+
+    /// Presses the power button of the VM's guest.
+    ///
+    /// # Errors
+    /// A sentence: there is no engine, or it refuses.
+    pub async fn press_power_button(&self, vm: &VmName) -> Result<(), String> {
+        let proxy = self.proxy(vm)?;
+        answered(vm, timeout(ANSWER_MAX, proxy.power_button()).await)
+    }
+
+    /// Has the VM's engine end. It answers before it does.
+    ///
+    /// # Errors
+    /// A sentence: there is no engine, or it refuses.
+    pub async fn end(&self, vm: &VmName) -> Result<(), String> {
+        let proxy = self.proxy(vm)?;
+        answered(vm, timeout(ANSWER_MAX, proxy.quit()).await)
+    }
+
+    fn proxy(&self, vm: &VmName) -> Result<ReplicaProxy<'static>, String> {
+        self.with_proxies(|proxies| proxies.get(vm).cloned())
+            .ok_or_else(|| format!("No engine of VM {vm} runs on this node"))
     }
 
     fn with_proxies<R>(
@@ -263,5 +279,16 @@ impl Engines {
         action: impl FnOnce(&mut BTreeMap<VmName, ReplicaProxy<'static>>) -> R,
     ) -> R {
         action(&mut self.proxies.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What an engine answered, or that it did not.
+fn answered(vm: &VmName, result: Result<zbus::Result<()>, Elapsed>) -> Result<(), String> {
+    match result {
+        Ok(result) => result.map_err(|error| refusal_text(&error)),
+        Err(_) => Err(format!(
+            "The engine of VM {vm} did not answer within {} s",
+            ANSWER_MAX.as_secs()
+        )),
     }
 }

@@ -13,8 +13,12 @@ pub mod command;
 pub mod corosync;
 pub mod daemon;
 pub mod engines;
+pub mod handover;
 pub mod health;
 pub mod journal;
 pub mod metrics;
 pub mod operator;
+#[cfg(test)]
+mod private_bus;
 pub mod records;
+pub mod systemd;

@@ -34,6 +34,10 @@ use tokio::time::timeout;
 use crate::command::{Command, Ended, Exit};
 use console::{Attachment, Input};
 pub use keygen::Keygen;
+#[cfg(test)]
+pub(crate) use overview::tests;
+pub(crate) use overview::why_unprotected;
+pub(crate) use place_of::successor;
 
 /// How long an agent or an engine may take to answer a question.
 const ANSWER_MAX: Duration = Duration::from_secs(5);

@@ -25,6 +25,7 @@ mod finish;
 mod memory_error;
 mod migration;
 mod pair;
+pub mod pulse;
 mod roles;
 mod snapshot;
 pub mod statistics;
@@ -61,10 +62,14 @@ use capture::Capture;
 use finish::Finish;
 use migration::Migration;
 use pair::{LinkState, Progress};
+use pulse::Pulse;
 use statistics::Statistics;
 use verify::Verify;
 
 pub use command::{Answer, ConductorHandle, Refusal, Request};
+
+/// Longest time without a pass of the loop while there is nothing to do.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// Everything the conductor hears.
 #[derive(Debug)]
@@ -124,6 +129,7 @@ pub struct Conductor {
     status: watch::Sender<ReplicaStatus>,
     statistics: Statistics,
     trigger: TriggerConfig,
+    pulse: Pulse,
 
     role: Role,
     generation: Generation,
@@ -255,6 +261,7 @@ impl Conductor {
             status,
             statistics,
             trigger,
+            pulse: Pulse::default(),
             role: Role::Waiting,
             generation: Generation::default(),
             running: true,
@@ -277,6 +284,11 @@ impl Conductor {
     /// The outputs, for the carrier.
     pub fn outputs(&self) -> Arc<Outputs> {
         Arc::clone(&self.outputs)
+    }
+
+    /// Whether it makes progress, for the watchdog.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// What is typed at the console goes here.
@@ -339,8 +351,9 @@ impl Conductor {
         sandbox::enter(sandbox::Kind::Conductor);
         loop {
             self.publish();
+            self.pulse.beat();
             let wait = self.next_deadline().saturating_sub(clock::now());
-            if let Ok(input) = self.inputs.recv_timeout(wait) {
+            if let Ok(input) = self.inputs.recv_timeout(wait.min(BEAT)) {
                 self.handle(input);
                 while let Ok(input) = self.inputs.try_recv() {
                     self.handle(input);
@@ -355,6 +368,7 @@ impl Conductor {
     }
 
     fn handle(&mut self, input: Input) {
+        self.pulse.beat();
         match input {
             Input::Request(request, reply) => self.request(request, reply),
             Input::Guest(machine, event) if machine == self.machine_number => self.guest(event),
@@ -367,6 +381,8 @@ impl Conductor {
     }
 
     fn guest(&mut self, event: GuestEvent) {
+        // Waits for the disks; boots.
+        let _long = self.pulse.long_work();
         match event {
             GuestEvent::PowerOff => {
                 tracing::info!(vm = %self.config.vm.name, generation = %self.generation, "the guest powered itself off");
@@ -479,6 +495,8 @@ impl Conductor {
 
     /// A machine as new, whose guest events carry a new number.
     fn renew_machine(&mut self) -> Result<(), CreateMachineError> {
+        // Half a terabyte of memory goes and comes.
+        let _long = self.pulse.long_work();
         self.machine_number += 1;
         self.lost_page = None;
         self.machine = new_machine(

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::RunArguments;
 use crate::attachments::Attachments;
+use crate::conductor::pulse::{Lookout, Pulse};
 use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{Consoles, ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
@@ -365,6 +366,7 @@ async fn supervise(
     let consoles = Consoles::new(Arc::clone(conductor.outputs().history()), typist);
     let received = disk_record.map_or_else(Generation::default, |record| record.generation);
     let request = first_request(&start, snapshot, &conductor, record, received)?;
+    let pulse = conductor.pulse();
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("conductor".into())
@@ -374,6 +376,7 @@ async fn supervise(
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
     sandbox::enter(sandbox::Kind::Control);
     tokio::spawn(announce(vm.clone(), handle.clone()));
+    tokio::spawn(give_signs_of_life(pulse));
     if let Some(request) = request {
         handle
             .ask(request)
@@ -498,6 +501,22 @@ async fn announce(vm: VmName, handle: ConductorHandle) {
         let _ = sd_notify::notify(&[NotifyState::Status(&text)]);
         if changes.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// To systemd's watchdog, if the unit has one: as long as this thread and the conductor do their work.
+async fn give_signs_of_life(pulse: Pulse) {
+    let Some(patience) = sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero())
+    else {
+        return;
+    };
+    let mut lookout = Lookout::new(pulse);
+    let mut tick = tokio::time::interval(patience / 4);
+    loop {
+        tick.tick().await;
+        if lookout.sees_progress() {
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
     }
 }

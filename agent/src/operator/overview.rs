@@ -158,7 +158,7 @@ fn of_replica(replica: &ReplicaView, figures: Option<Measured>) -> Replica {
 }
 
 /// Why no second host could go on with a VM; `None` if one could.
-pub(super) fn why_unprotected(
+pub(crate) fn why_unprotected(
     cluster: Option<&ClusterView>,
     replicas: &[&ReplicaView],
 ) -> Option<String> {
@@ -236,7 +236,7 @@ fn why_nobody_runs_it(cluster: Option<&ClusterView>, replicas: &[&ReplicaView]) 
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use kemari_api::replica::{DiskState, ReplicaStatus};
     use kemari_api::{Epoch, Generation};

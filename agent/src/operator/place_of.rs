@@ -54,7 +54,7 @@ pub(super) fn active<'a>(view: &'a ClusterView, vm: &VmName) -> Option<&'a Repli
 }
 
 /// The passive replica that could go on with what this active one does now.
-pub(super) fn successor<'a>(view: &'a ClusterView, active: &ReplicaStatus) -> Option<&'a NodeName> {
+pub(crate) fn successor<'a>(view: &'a ClusterView, active: &ReplicaStatus) -> Option<&'a NodeName> {
     let fits = |status: &ReplicaStatus| {
         status.role == Role::Passive
             && status.in_sync

@@ -8,12 +8,31 @@ use serde::{Deserialize, Serialize};
 use zbus::zvariant::Type;
 
 use crate::replica::ReplicaStatus;
-use crate::{Generation, NodeName, VmName};
+use crate::{Epoch, Generation, NodeName, VmName};
 
 /// The well-known bus name of the agent.
 pub const BUS_NAME: &str = "org.kemari.Agent";
 /// Object path of the interface.
 pub const PATH: &str = "/org/kemari/Agent1";
+/// The interface of a VM's object.
+pub const VM_INTERFACE: &str = "org.kemari.Vm1";
+
+/// Object path of a VM: its name below `/org/kemari/Agent1/vm`. What D-Bus has no room for, and a
+/// digit at the beginning, is written `_` and two hexadecimal digits, as `sd_bus_path_encode(3)` does.
+#[must_use]
+pub fn vm_path(vm: &VmName) -> String {
+    use std::fmt::Write as _;
+    let mut path = format!("{PATH}/vm/");
+    for (at, byte) in vm.as_str().bytes().enumerate() {
+        let kept = byte.is_ascii_alphabetic() || at > 0 && byte.is_ascii_digit();
+        if kept {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "_{byte:02x}");
+        }
+    }
+    path
+}
 
 /// A replica as the agents know it, on this node or another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Type)]
@@ -90,4 +109,68 @@ pub trait Agent {
     /// Pacemaker says that the passive replica of `vm` on `node` is gone. If the local replica is
     /// active and nothing newer is known, it goes solo.
     fn passive_gone(&self, vm: &VmName, node: &NodeName, how: Gone) -> zbus::Result<()>;
+}
+
+/// A VM as the agent of this node knows it, at [`vm_path`]. Anyone may read; methods ask polkit, and
+/// fail with `org.freedesktop.DBus.Error.AccessDenied` where it refuses. Root is always allowed.
+#[zbus::proxy(interface = "org.kemari.Vm1", default_service = "org.kemari.Agent")]
+pub trait Vm {
+    /// The VM.
+    #[zbus(property)]
+    fn name(&self) -> zbus::Result<VmName>;
+
+    /// The role of the replica on this node, or empty.
+    #[zbus(property)]
+    fn role(&self) -> zbus::Result<String>;
+
+    /// The newest generation of a replica that is heard.
+    #[zbus(property)]
+    fn generation(&self) -> zbus::Result<Generation>;
+
+    /// The epoch of the active replica when it spoke last. No signal tells of its change.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn epoch(&self) -> zbus::Result<Epoch>;
+
+    /// The node of the active replica, or empty.
+    #[zbus(property)]
+    fn active_node(&self) -> zbus::Result<String>;
+
+    /// A second host could go on with it now.
+    #[zbus(property)]
+    fn protected(&self) -> zbus::Result<bool>;
+
+    /// Why not, one sentence for people, or empty.
+    #[zbus(property)]
+    fn why_not(&self) -> zbus::Result<String>;
+
+    /// Presses the guest's power button. On the node of the active replica. `org.kemari.power-button`.
+    fn power_button(&self) -> zbus::Result<()>;
+
+    /// Has the passive replica here take over, if the agents allow it. `org.kemari.change-role`.
+    fn take_over(&self) -> zbus::Result<()>;
+
+    /// Ends the active replica here, so that the passive one goes on from the last commit. Refused
+    /// where none could. `org.kemari.change-role`.
+    fn fail_over(&self) -> zbus::Result<()>;
+
+    /// As [`AgentProxy::force_active`]. `org.kemari.force-active`.
+    fn force_active(&self, typed: &str) -> zbus::Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus::ObjectPath;
+
+    #[test]
+    fn every_name_has_a_path_of_its_own() {
+        let path = |name: &str| vm_path(&name.parse().unwrap());
+        assert_eq!(path("web"), "/org/kemari/Agent1/vm/web");
+        assert_eq!(path("web-01.a_b"), "/org/kemari/Agent1/vm/web_2d01_2ea_5fb");
+        assert_eq!(path("9x"), "/org/kemari/Agent1/vm/_39x");
+        assert_eq!(path("x_2d"), "/org/kemari/Agent1/vm/x_5f2d");
+        for name in ["web-01.a_b", "9", &"a".repeat(63)] {
+            assert!(ObjectPath::try_from(path(name)).is_ok(), "{name}");
+        }
+    }
 }

@@ -362,6 +362,7 @@ impl Conductor {
     /// Copies what is left of disks while the guest stands still; from here on changes are logged.
     /// `false`: it failed, and the link is lost or the replica ends.
     pub(super) fn finish_disks(&mut self) -> bool {
+        let _long = self.pulse.long_work();
         if !self.attachments.storage().is_replicated() {
             return true;
         }

@@ -136,6 +136,7 @@ impl Conductor {
     /// Stops the guest with nothing in flight. Changes of shared disks that wait for a commit cannot
     /// be waited for: the next checkpoint names them, if it is the last one, too.
     pub(super) fn stand_still(&mut self) -> Result<(), kemari_vmm::PauseError> {
+        let _long = self.pulse.long_work();
         let solo = matches!(self.licence(), Licence::Solo { .. });
         if self.attachments.writes_shared_disks() && !solo {
             self.machine.freeze()
@@ -147,6 +148,7 @@ impl Conductor {
     /// The last checkpoint is committed: what the guest wrote to shared disks gets there before
     /// another node goes on with it.
     fn land_shared_changes(&mut self) {
+        let _long = self.pulse.long_work();
         if self.attachments.writes_shared_disks()
             && let Err(error) = self.machine.pause()
         {

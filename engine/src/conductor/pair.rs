@@ -19,7 +19,7 @@ use kemari_replication::trigger::{Decision, DiskLogLength, TriggerInput};
 use kemari_replication::wire::{Goodbye, Purpose, Refusal as PeerRefusal};
 use kemari_vmm::DirtyPages;
 
-use super::capture::Cut;
+use super::capture::{Cut, DiskRequests};
 use super::compression::Compression;
 use super::copy::Copy;
 use super::finish::Finish;
@@ -328,6 +328,8 @@ impl Conductor {
             // The first checkpoint is the last: the guest stands still until it runs elsewhere.
             return self.begin_finish(Finish::migrate());
         }
+        // All that a guest wrote faster than the link carries.
+        let _long = self.pulse.long_work();
         self.cut_and_send(Carry::Undelivered);
     }
 
@@ -355,6 +357,7 @@ impl Conductor {
     /// Cuts, lets the guest go on, and sends the checkpoint. Returns its epoch.
     pub(super) fn cut_and_send(&mut self, carry: Carry) -> Option<Epoch> {
         let requests = self.disk_requests_at_cut();
+        let _long = matches!(requests, DiskRequests::Drained).then(|| self.pulse.long_work());
         let cut = match self.capture.cut(
             &mut self.machine,
             &self.outputs,
@@ -626,6 +629,7 @@ impl Conductor {
 
     /// Writes the licence record; a replica that cannot keep its record must not use the right.
     pub(super) fn write_record(&mut self, kind: Kind) -> bool {
+        let _long = self.pulse.long_work();
         match self.record.write(Record {
             generation: self.generation,
             kind,

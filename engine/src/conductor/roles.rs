@@ -27,6 +27,8 @@ use crate::record::Kind;
 
 impl Conductor {
     pub(super) fn request(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
+        // Many wait for disks, load a guest or write one down.
+        let _long = self.pulse.long_work();
         let answer = match request {
             Request::Demote => return self.demote(reply),
             Request::Migrate(address) => return self.migrate(address, reply),
@@ -381,6 +383,7 @@ impl Conductor {
     /// held back never leaves.
     pub(super) fn become_outdated(&mut self, generation: Generation) {
         self.tell_gate(LicenceEvent::Learned { generation });
+        let _long = self.pulse.long_work();
         let _ = self.machine.pause();
         self.outputs.settle();
         let own = self.generation;
@@ -425,6 +428,7 @@ impl Conductor {
 
     /// Gives the guest up and waits for the next checkpoint or promotion.
     pub(super) fn become_waiting(&mut self, detail: &str) -> Answer {
+        let _long = self.pulse.long_work();
         let _ = self.machine.pause();
         self.link = LinkState::None;
         let bytes_max = self.queue_bytes();

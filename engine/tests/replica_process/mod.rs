@@ -54,6 +54,8 @@ enum Start<'a> {
     At(&'a str),
     Migration,
     Snapshot(&'a Path),
+    /// Told to report to this socket, as by a unit with `WatchdogSec=2`.
+    Watched(&'a Path),
 }
 
 /// Whether guests can run here; says so where they cannot.
@@ -112,6 +114,11 @@ impl ReplicaProcess {
         Self::start_from(node, "vm", description, &Start::At(incoming))
     }
 
+    /// Starts an engine that waits and reports to this socket, as to systemd.
+    pub fn start_watched(node: &str, description: &Description<'_>, notify: &Path) -> Self {
+        Self::start_from(node, "vm", description, &Start::Watched(notify))
+    }
+
     fn start_from(node: &str, vm: &str, description: &Description<'_>, start: &Start<'_>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("kemari-test-")
@@ -147,6 +154,10 @@ impl ReplicaProcess {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kemari-engine"));
         match start {
             Start::Replication | Start::At(_) => command.args(["run", "--incoming", &address]),
+            Start::Watched(notify) => command
+                .args(["run", "--incoming", &address])
+                .env("NOTIFY_SOCKET", notify)
+                .env("WATCHDOG_USEC", "2000000"),
             Start::With(arguments) => command
                 .args(["run", "--incoming", &address])
                 .args(*arguments),
