@@ -58,6 +58,7 @@ fn pair() -> (ReplicaProcess, ReplicaProcess, Observer) {
     let (observer, console) = outside();
     let (active, passive) = (replica("a", &console), replica("b", &console));
     active.promote(Promotion::ColdStart, 1).unwrap();
+    see_more(&observer);
     active.protect(&passive);
     see_more(&observer);
     (active, passive, observer)
