@@ -58,6 +58,7 @@ fn pair() -> (ReplicaProcess, ReplicaProcess, Observer) {
     let (observer, console) = outside();
     let (active, passive) = (replica("a", &console), replica("b", &console));
     active.promote(Promotion::ColdStart, 1).unwrap();
+    see_more(&observer);
     active.protect(&passive);
     see_more(&observer);
     (active, passive, observer)
@@ -193,8 +194,8 @@ fn a_guest_that_nobody_continues_lives_until_it_touches_the_page() {
         .unwrap_err();
     let status = active.status();
     assert_eq!((status.role, status.licence), (Role::Active, Licence::Solo));
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let (saved, said) = active.save(file.path(), &["--force"]);
+    let directory = tempfile::tempdir().unwrap();
+    let (saved, said) = active.save(&directory.path().join("snapshot"), &[]);
     assert_ne!(saved, Some(0), "{said}");
     assert!(said.contains("cannot be copied"), "{said}");
     see_more(&observer);
