@@ -10,7 +10,7 @@ BUILD_PACKAGES := gcc libc6-dev make pkg-config libcpg-dev libcfg-dev libcmap-de
 	libvotequorum-dev
 # What the test beds need on the machine itself; the nodes' own packages are installed in the nodes.
 BED_PACKAGES := mmdebstrap iproute2 util-linux procps qemu-system-x86 busybox-static kmod cpio \
-	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils
+	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils resource-agents
 
 CARGO ?= cargo
 # cargo-fuzz needs a compiler with unstable options.
