@@ -42,6 +42,9 @@ pub(crate) use place_of::successor;
 /// How long an agent or an engine may take to answer a question.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// How often is looked whether something has come about: Pacemaker tells nobody when it is done.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {

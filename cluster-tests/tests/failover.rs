@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use kemari_cluster_tests::bed::Bed;
+use kemari_cluster_tests::bench::quantiles::Quantiles;
 use kemari_cluster_tests::namespaces::Namespaces;
 use kemari_cluster_tests::observer::{Observer, monotonic_ns};
 use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm, Replica};
@@ -73,11 +74,11 @@ fn generation(vm: &ProtectedVm<'_>, node: &str) -> u64 {
     replica.map_or(0, |replica| replica.generation)
 }
 
-/// Times of one failover in microseconds.
+/// Times of failovers.
 #[derive(Debug, Default)]
 struct Figures {
-    loss_to_notification: Vec<u128>,
-    notification_to_run: Vec<u128>,
+    loss_to_notification: Vec<Duration>,
+    notification_to_run: Vec<Duration>,
 }
 
 impl Figures {
@@ -93,25 +94,27 @@ impl Figures {
                 lost_us,
             )
             .expect("the engine logged it");
-        self.loss_to_notification.push(notified - lost_us);
-        self.notification_to_run
-            .push(running.saturating_sub(notified));
+        let after = |from: u128, to: u128| {
+            Duration::from_micros(u64::try_from(to.saturating_sub(from)).expect("a short time"))
+        };
+        assert!(notified >= lost_us, "noticed before it was lost");
+        self.loss_to_notification.push(after(lost_us, notified));
+        self.notification_to_run.push(after(notified, running));
     }
 
-    fn print(&mut self, name: &str) {
+    fn print(&self, name: &str) {
         for (what, values) in [
-            ("loss to notification", &mut self.loss_to_notification),
+            ("loss to notification", &self.loss_to_notification),
             (
                 "notification to first instruction",
-                &mut self.notification_to_run,
+                &self.notification_to_run,
             ),
         ] {
-            values.sort_unstable();
-            let at = |percent: usize| values[(values.len() * percent / 100).min(values.len() - 1)];
+            let of = Quantiles::of(values.clone()).expect("there were failovers");
             println!(
                 "{name}: {what}: median {} us, p99 {} us, n {}",
-                at(50),
-                at(99),
+                of.p50.as_micros(),
+                of.p99.as_micros(),
                 values.len()
             );
         }

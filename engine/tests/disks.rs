@@ -81,11 +81,14 @@ impl Site {
         symlink(standing.path().join(node), path).unwrap();
     }
 
-    /// Both nodes will see one disk.
-    fn share_disk(&self, shared: &SharedDevice) {
+    /// Both nodes see one disk, as long as the device is kept. `None`, with a word about it, where the machine has no such device.
+    fn with_shared_disk_or_skip() -> Option<(SharedDevice, Self)> {
+        let shared = SharedDevice::make_or_skip(DISK_BYTES)?;
+        let site = Self::new();
         for (host, node) in ["a", "b"].into_iter().enumerate() {
-            symlink(shared.of_host(host), self.directory.path().join(node)).unwrap();
+            symlink(shared.of_host(host), site.directory.path().join(node)).unwrap();
         }
+        Some((shared, site))
     }
 
     fn replica_with_shared_disk(&self, node: &str) -> ReplicaProcess {
@@ -377,11 +380,9 @@ fn a_shared_disk_is_continued_by_the_passive_replica() {
     if !kvm_or_skip() {
         return;
     }
-    let Some(shared) = SharedDevice::make_or_skip(DISK_BYTES) else {
+    let Some((_shared, site)) = Site::with_shared_disk_or_skip() else {
         return;
     };
-    let site = Site::new();
-    site.share_disk(&shared);
     let mut active = site.replica_with_shared_disk("a");
     active.promote(Promotion::ColdStart, 1).unwrap();
     site.see_more(300);
@@ -406,11 +407,9 @@ fn a_shared_disk_is_handed_over_and_a_stop_does_not_wait_for_commits() {
     if !kvm_or_skip() {
         return;
     }
-    let Some(shared) = SharedDevice::make_or_skip(DISK_BYTES) else {
+    let Some((_shared, site)) = Site::with_shared_disk_or_skip() else {
         return;
     };
-    let site = Site::new();
-    site.share_disk(&shared);
     let (a, b) = (
         site.replica_with_shared_disk("a"),
         site.replica_with_shared_disk("b"),

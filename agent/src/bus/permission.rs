@@ -52,7 +52,10 @@ struct Subject<'a> {
 struct Authorization {
     allowed: bool,
     challenge: bool,
-    #[allow(dead_code, reason = "part of the form")]
+    #[expect(
+        dead_code,
+        reason = "polkit's answer has it, and D-Bus reads an answer whole"
+    )]
     details: HashMap<String, String>,
 }
 

@@ -2,19 +2,14 @@
 //! `kemarictl protect`, `unprotect` and `resync`: giving a VM a passive replica, taking it away,
 //! making it anew.
 
-use std::time::Duration;
-
 use kemari_api::replica::{self, ConnectError, ReplicaProxy, ReplicaStatus};
 use kemari_api::{Licence, NodeName, Role, VmName};
 use tokio::time::sleep;
 
 use super::place_of::{active, here, replicas_of};
 use super::progress::Line;
-use super::{ask_agent, pacemaker, print, progress, refused, status_of};
+use super::{LOOK, ask_agent, pacemaker, print, progress, refused, status_of};
 use crate::command::{Ended, Exit};
-
-/// How often is looked whether something has come about.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Begins replication and waits until the pair is in sync.
 pub(super) async fn protect(vm: &VmName, address: Option<&str>) -> anyhow::Result<()> {

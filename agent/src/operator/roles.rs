@@ -8,10 +8,9 @@ use tokio::time::sleep;
 
 use super::place_of::{active, here, successor};
 use super::progress::Line;
-use super::{agent, ask_agent, pacemaker, print, refused};
+use super::{LOOK, agent, ask_agent, pacemaker, print, refused};
 use crate::command::{Ended, Exit};
 
-const LOOK: Duration = Duration::from_millis(200);
 /// How long the other node may take to go on after this one's engine was ended.
 const FAILOVER_MAX: Duration = Duration::from_secs(30);
 

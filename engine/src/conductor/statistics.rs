@@ -142,7 +142,6 @@ impl Statistics {
     pub fn paused(&self, pause: Duration, pages: u64) {
         self.with(|inner| {
             inner.figures.last_pages = pages;
-            inner.figures.stopped += pause;
             push(&mut inner.pauses, pause);
             inner.all_pauses.record(pause);
         });
@@ -206,6 +205,7 @@ impl Statistics {
             pause: percentiles(&inner.pauses),
             commit: percentiles(&inner.commits),
             encode: percentiles(&inner.encodings),
+            stopped: Duration::from_micros(inner.all_pauses.sum_us),
             ..inner.figures.clone()
         })
     }
