@@ -119,6 +119,21 @@ fn status_says_what_is(scene: &Scene<'_>) {
     }
 }
 
+/// The active replica's own node tells its newest epoch, not the one of its last change of state.
+fn status_is_of_now(scene: &Scene<'_>) {
+    let (active, _) = scene.settled();
+    let epoch = || {
+        let status = scene.json(&active, "kemarictl status --json vm", DONE);
+        let replicas = status["vms"][0]["replicas"].as_array().cloned();
+        let mut replicas = replicas.expect("an array").into_iter();
+        let own = replicas.find(|replica| replica["node"] == active.as_str());
+        own.and_then(|replica| replica["epoch"].as_u64())
+    };
+    let before = epoch();
+    prints_on(&scene.vm, 500).expect("the guest prints on");
+    assert!(epoch() > before, "{before:?}");
+}
+
 fn handover_swaps_the_roles(scene: &Scene<'_>) {
     for _ in 0..2 {
         let (active, passive) = scene.settled();
@@ -277,7 +292,8 @@ fn a_stale_replica_runs_by_force_alone(scene: &mut Scene<'_>) {
     assert!(scene.vm.observer.bytes().is_empty(), "nothing ran");
     let told = scene.types(&passive, "kemarictl force-active vm --yes-i-lose vm", DONE);
     assert!(
-        told.stderr.contains(&format!("Node {active} said last")),
+        told.stderr
+            .contains(&format!("held by node {active} (solo)")),
         "{told:?}"
     );
     prints_on(&scene.vm, 500).expect("the guest boots and prints");
@@ -300,6 +316,7 @@ fn kemarictl_does_what_it_says_and_the_guest_does_not_notice() {
     let bed = ledger_vm::clustered(Namespaces::builder()).expect("the cluster forms");
     let mut scene = Scene::begin(&bed);
     status_says_what_is(&scene);
+    status_is_of_now(&scene);
     handover_swaps_the_roles(&scene);
     verify_finds_a_changed_block_and_resync_mends_it(&scene);
     protection_ends_and_begins(&scene);

@@ -50,9 +50,16 @@ impl Scene<'_> {
 
     fn nothing_runs(&self, step: &str) {
         self.vm.settle("node1").expect("Pacemaker comes to rest");
-        println!("--- {step}\n{}", self.vm.crm_mon("node1").expect("it shows"));
+        println!(
+            "--- {step}\n{}",
+            self.vm.crm_mon("node1").expect("it shows")
+        );
         for node in self.bed.nodes() {
-            assert_eq!(self.vm.replica(node).expect("the node answers"), None, "{step}");
+            assert_eq!(
+                self.vm.replica(node).expect("the node answers"),
+                None,
+                "{step}"
+            );
         }
     }
 
@@ -119,7 +126,8 @@ fn waits_for_its_node(scene: &Scene<'_>, home: &str, generation: u64) {
         .bed
         .wait_for_status(witness, "the loss", |status| {
             status.lines().any(|line| {
-                line.contains(&format!("<node name=\"{home}\"")) && line.contains("online=\"false\"")
+                line.contains(&format!("<node name=\"{home}\""))
+                    && line.contains("online=\"false\"")
             })
         })
         .expect("the loss is seen");
@@ -151,7 +159,10 @@ fn a_plain_primitive_starts_stops_moves_recovers_and_never_runs_twice() {
         "crm configure primitive vm ocf:kemari:vm params config=/etc/kemari/vm.toml",
     );
     let (home, generation) = scene.runs("the line of the book", 0);
-    let said = scene.run(&home, "journalctl -o cat -t kemari-ocf -t pacemaker-execd -u pacemaker");
+    let said = scene.run(
+        &home,
+        "journalctl -o cat -t kemari-ocf -t pacemaker-execd -u pacemaker",
+    );
     assert!(said.contains("runs without protection"), "{said}");
     is_looked_at(&scene, &home);
 
