@@ -134,7 +134,8 @@ fn waits_for_its_node(scene: &Scene<'_>, home: &str, generation: u64) {
     scene.vm.settle(witness).expect("Pacemaker comes to rest");
     let shown = scene.vm.crm_mon(witness).expect("it shows");
     println!("--- its node lost\n{shown}");
-    assert!(shown.contains("had the right to run VM vm"), "{shown}");
+    let refused = format!("VM vm is not promoted: Node {home} ");
+    assert!(shown.contains(&refused), "{shown}");
     for node in scene.bed.nodes().iter().filter(|node| *node != home) {
         let replica = scene.vm.replica(node).expect("the node answers");
         assert!(replica.is_none_or(|replica| replica.role != "active"));
