@@ -21,7 +21,7 @@ pub fn options(disk_mib: Option<u32>) -> Options {
             kernel: guests::ledger().to_owned(),
             initrd: None,
             cmdline: format!("pages=32{disk} interval=2000"),
-            memory_mib: 128,
+            memory_mib: 256,
         }),
         disk_mib,
         monitor_s: 2,
