@@ -6,6 +6,7 @@
 //! Each step says what `crm_mon` showed when it was over.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::ledger_vm::{self, prints_on};
@@ -330,6 +331,7 @@ fn wants_nobody(scene: &Scene<'_>) {
 #[test]
 fn whatever_pacemaker_decides_the_guest_goes_on_once() {
     let _turn = supervisor::turn().expect("tests run as root");
+    let begun = Instant::now();
     let bed = ledger_vm::clustered(Namespaces::builder()).expect("the cluster forms");
     let scene = Scene::begin(&bed);
     looks_again(&scene);
@@ -340,4 +342,5 @@ fn whatever_pacemaker_decides_the_guest_goes_on_once() {
     the_coordinator_is_lost(&scene);
     wants_nobody(&scene);
     ledger_vm::judge(&scene.vm.observer).expect("one machine, as seen outside");
+    println!("took {:?}", begun.elapsed());
 }

@@ -3,6 +3,8 @@
 //! moved, recovered, and after the loss of its node it waits for that node. What it prints is a whole
 //! ledger for each boot, and no boot prints after a newer one has begun.
 
+use std::time::Instant;
+
 use kemari_cluster_tests::bed::{Bed, Finished};
 use kemari_cluster_tests::ledger_vm::{self, boot_prints};
 use kemari_cluster_tests::namespaces::Namespaces;
@@ -151,6 +153,7 @@ fn waits_for_its_node(scene: &Scene<'_>, home: &str, generation: u64) {
 #[test]
 fn a_plain_primitive_starts_stops_moves_recovers_and_never_runs_twice() {
     let _turn = supervisor::turn().expect("tests run as root");
+    let begun = Instant::now();
     let bed = ledger_vm::clustered(Namespaces::builder()).expect("the cluster forms");
     let vm = ProtectedVm::install(&bed, ledger_vm::options(None)).expect("the VM is installed");
     let scene = Scene { bed: &bed, vm };
@@ -194,4 +197,5 @@ fn a_plain_primitive_starts_stops_moves_recovers_and_never_runs_twice() {
     waits_for_its_node(&scene, &now, generation);
     let boots = ledger_vm::judge_boots(&scene.vm.observer).expect("one guest at a time");
     assert!(boots >= 5, "{boots} boots");
+    println!("took {:?}", begun.elapsed());
 }
