@@ -94,6 +94,11 @@ campaign-guest: root package ## Run Debian servers for hours under QEMU and Kema
 	$(CARGO) test --release --package kemari-cluster-tests --test server_campaign -- --ignored \
 		--nocapture --test-threads=1
 
+.PHONY: campaign-pacemaker
+campaign-pacemaker: root package ## Let Pacemaker decide everything five times over (a quarter of an hour)
+	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions -- --ignored \
+		--nocapture --test-threads=1
+
 .PHONY: clean
 clean: ## Remove what was built here (the test beds' cache stays, see clean-cache)
 	$(CARGO) clean

@@ -116,7 +116,7 @@ fn is_looked_at(scene: &Scene<'_>, home: &str) {
 
 /// The node that holds the right to run is gone: nobody else may have the guest, also if Pacemaker
 /// asks for it. It runs again when that node is back.
-fn waits_for_its_node(scene: &Scene<'_>, home: &str, generation: u64) {
+fn waits_for_its_node(scene: &Scene<'_>, home: &str, generation: u64) -> (String, u64) {
     scene.bed.kill(home).expect("power can be taken");
     let witness = scene
         .bed
@@ -146,8 +146,29 @@ fn waits_for_its_node(scene: &Scene<'_>, home: &str, generation: u64) {
     scene.bed.start_cluster_on(home).expect("it joins again");
     scene.vm.start_agent(home).expect("the agent starts");
     scene.run("node1", "crm resource cleanup vm");
-    let (_, again) = scene.runs("its node is back", generation);
-    println!("generation {again}");
+    scene.runs("its node is back", generation)
+}
+
+/// The book's way to a second replica: the guest that runs goes on, and is protected.
+fn becomes_a_clone(scene: &Scene<'_>, home: &str, generation: u64) {
+    scene.run(
+        "node1",
+        "crm configure clone vm-pair vm meta promotable=true notify=true interleave=true \
+         clone-max=2 promoted-max=1",
+    );
+    let (active, _) = scene
+        .vm
+        .wait_protected(scene.bed.nodes())
+        .expect("a pair forms");
+    let shown = scene
+        .vm
+        .wait_promoted(home)
+        .expect("Pacemaker promotes what runs");
+    println!("--- a clone\n{shown}");
+    let replica = scene.vm.replica(home).expect("the node answers");
+    let now = replica.expect("it runs").generation;
+    assert_eq!((active.as_str(), now), (home, generation));
+    boot_prints(&scene.vm, generation, 5000).expect("the guest prints on");
 }
 
 #[test]
@@ -194,7 +215,8 @@ fn a_plain_primitive_starts_stops_moves_recovers_and_never_runs_twice() {
     assert_eq!(scene.shut_down(&home), offs + 1, "it was shut down first");
     scene.run("node1", "crm resource clear vm");
 
-    waits_for_its_node(&scene, &now, generation);
+    let (home, generation) = waits_for_its_node(&scene, &now, generation);
+    becomes_a_clone(&scene, &home, generation);
     let boots = ledger_vm::judge_boots(&scene.vm.observer).expect("one guest at a time");
     assert!(boots >= 5, "{boots} boots");
     println!("took {:?}", begun.elapsed());
