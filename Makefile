@@ -10,7 +10,8 @@ BUILD_PACKAGES := gcc libc6-dev make pkg-config libcpg-dev libcfg-dev libcmap-de
 	libvotequorum-dev
 # What the test beds need on the machine itself; the nodes' own packages are installed in the nodes.
 BED_PACKAGES := mmdebstrap iproute2 util-linux procps qemu-system-x86 busybox-static kmod cpio \
-	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils resource-agents
+	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils resource-agents \
+	nftables
 
 CARGO ?= cargo
 # cargo-fuzz needs a compiler with unstable options.
@@ -27,7 +28,7 @@ export KEMARI_DEB_DIRECTORY := $(abspath $(DEB_DIRECTORY))
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
-		awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
+		awk -F ':.*## ' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: root package ## Watch a Linux guest survive the loss of its host, in a cluster of three nodes
@@ -97,6 +98,11 @@ campaign-guest: root package ## Run Debian servers for hours under QEMU and Kema
 .PHONY: campaign-pacemaker
 campaign-pacemaker: root package ## Let Pacemaker decide everything five times over (a quarter of an hour)
 	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions -- --ignored \
+		--nocapture --test-threads=1
+
+.PHONY: histories
+histories: root package ## Carry out 200 random histories of losses in clusters of 2, 3 and 4 nodes (hours)
+	$(CARGO) test --release --package kemari-cluster-tests --test histories -- --include-ignored \
 		--nocapture --test-threads=1
 
 .PHONY: clean
