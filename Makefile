@@ -28,7 +28,7 @@ export KEMARI_DEB_DIRECTORY := $(abspath $(DEB_DIRECTORY))
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
-		awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
+		awk -F ':.*## ' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: root package ## Watch a Linux guest survive the loss of its host, in a cluster of three nodes
@@ -93,6 +93,11 @@ bench: root package ## Measure checkpoints, copies and failover beside their bas
 .PHONY: campaign-guest
 campaign-guest: root package ## Run Debian servers for hours under QEMU and Kemari, and compare them
 	$(CARGO) test --release --package kemari-cluster-tests --test server_campaign -- --ignored \
+		--nocapture --test-threads=1
+
+.PHONY: campaign-pacemaker
+campaign-pacemaker: root package ## Let Pacemaker decide everything five times over (a quarter of an hour)
+	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions -- --ignored \
 		--nocapture --test-threads=1
 
 .PHONY: histories

@@ -17,6 +17,7 @@ pub mod histories;
 pub mod host;
 pub mod kernel;
 pub mod ledger;
+pub mod ledger_vm;
 pub mod linux_guest;
 pub mod machines;
 pub mod namespaces;

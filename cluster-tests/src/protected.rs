@@ -80,6 +80,8 @@ pub struct ProtectedVm<'a> {
     /// The outside world.
     pub observer: Observer,
     options: Options,
+    /// Where the observer listens on the outside's address, if it does.
+    port: u16,
 }
 
 impl<'a> ProtectedVm<'a> {
@@ -90,8 +92,31 @@ impl<'a> ProtectedVm<'a> {
     /// When a file cannot be read or written, or an agent does not start.
     pub fn install(bed: &'a dyn Bed, options: Options) -> Result<Self> {
         let listener: TcpListener = bed.listen_outside(0)?;
-        let sink = format!("tcp:{}:{}", bed.outside(), listener.local_addr()?.port());
-        Self::install_watched(bed, options, Observer::over(listener)?, &sink)
+        let port = listener.local_addr()?.port();
+        let sink = format!("tcp:{}:{port}", bed.outside());
+        let vm = Self::install_watched(bed, options, Observer::over(listener)?, &sink)?;
+        Ok(Self { port, ..vm })
+    }
+
+    /// Forgets what was seen: before a cold start, which begins a new stream. Only after
+    /// [`Self::install`].
+    ///
+    /// # Errors
+    /// When the outside cannot listen again.
+    pub fn observe_anew(&mut self) -> Result<()> {
+        ensure!(
+            self.port != 0,
+            "The observer of this VM is the caller's own"
+        );
+        // The old one listens until it is dropped.
+        self.observer = Observer::over(self.bed.listen_outside(0)?)?;
+        self.observer = Observer::over(self.bed.listen_outside(self.port)?)?;
+        Ok(())
+    }
+
+    /// How long a role change may take before the test gives up.
+    pub fn patience(&self) -> Duration {
+        self.options.patience
     }
 
     /// The same with an observer of the caller's, which listens at the console sink `sink`.
@@ -108,6 +133,7 @@ impl<'a> ProtectedVm<'a> {
             bed,
             observer,
             options,
+            port: 0,
         };
         let description = vm.description(sink);
         for node in bed.nodes() {

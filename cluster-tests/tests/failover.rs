@@ -14,59 +14,23 @@ use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::bench::quantiles::Quantiles;
 use kemari_cluster_tests::namespaces::Namespaces;
 use kemari_cluster_tests::observer::{Observer, monotonic_ns};
-use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm, Replica};
-use kemari_cluster_tests::{guests, ledger, package, supervisor};
+use kemari_cluster_tests::protected::{ProtectedVm, Replica};
+use kemari_cluster_tests::{ledger_vm, supervisor};
 
 /// Failovers in one run, and how many of them lose a whole node.
 const FAILOVERS: usize = 50;
 const NODE_LOSSES: usize = 10;
 
-fn ledger_vm() -> Options {
-    Options {
-        guest: Guest::Files(GuestFiles {
-            kernel: guests::ledger().to_owned(),
-            initrd: None,
-            cmdline: "pages=32 disk=256 interval=2000".to_owned(),
-            memory_mib: 256,
-        }),
-        disk_mib: Some(16),
-        monitor_s: 2,
-        replication: String::new(),
-        patience: Duration::from_secs(90),
-    }
-}
-
 fn bed() -> Namespaces {
-    let deb = package::find().expect("make package was run before");
-    let bed = Namespaces::builder()
-        .nodes(3)
-        .debs(vec![deb])
-        .up()
-        .expect("the bed comes up");
-    bed.start_cluster().expect("the cluster forms");
-    bed
+    ledger_vm::clustered(Namespaces::builder().nodes(3)).expect("the cluster forms")
 }
 
-/// Nothing is missing, nothing goes back but what was replayed byte for byte, no number was ever
-/// seen with two time stamps, and never did two replicas release the same stretch.
 fn judge(observer: &Observer) {
-    let bytes = observer.bytes();
-    assert_eq!(observer.violations(), [], "as seen outside");
-    let summary = ledger::check(&bytes).expect("the ledger is complete");
-    let stamped = observer.with(|splice| {
-        ledger::check_stamps(splice.raw().map(|(header, bytes)| (header.position, bytes)))
-    });
-    stamped.expect("no number has two time stamps");
-    println!(
-        "observer: {summary:?}, {} takeovers",
-        observer.takeovers().len()
-    );
+    ledger_vm::judge(observer).expect("one machine, as seen outside");
 }
 
 fn see_more(vm: &ProtectedVm<'_>, bytes: usize) {
-    vm.observer
-        .wait_for_more(bytes, Duration::from_secs(60))
-        .expect("the guest prints on");
+    ledger_vm::prints_on(vm, bytes).expect("the guest prints on");
 }
 
 fn generation(vm: &ProtectedVm<'_>, node: &str) -> u64 {
@@ -129,7 +93,7 @@ fn now_us() -> u128 {
 fn fifty_failovers_in_a_row_lose_and_double_nothing() {
     let _turn = supervisor::turn().expect("tests run as root");
     let bed = bed();
-    let vm = ProtectedVm::install(&bed, ledger_vm()).expect("the VM is installed");
+    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
     vm.configure_with_crm()
         .expect("crm takes the configuration");
     let (mut engine_losses, mut node_losses) = (Figures::default(), Figures::default());
@@ -170,7 +134,8 @@ fn watched(bed: &Namespaces) -> ProtectedVm<'_> {
     fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("the socket is ours");
     let observer = Observer::over_unix(listener).expect("threads can be made");
     let sink = "unix:/harness/console.sock";
-    let vm = ProtectedVm::install_watched(bed, ledger_vm(), observer, sink).expect("installed");
+    let vm = ProtectedVm::install_watched(bed, ledger_vm::options(Some(16)), observer, sink)
+        .expect("installed");
     vm.configure_with_crm()
         .expect("crm takes the configuration");
     vm

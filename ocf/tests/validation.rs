@@ -194,3 +194,17 @@ fn an_engine_that_vanished_is_failed_until_it_is_stopped() {
         assert_eq!(node.exit("monitor"), 7);
     }
 }
+
+/// Pacemaker demotes what failed before it stops it. A demote that failed, too, would make two
+/// failures out of one, and `migration-threshold=2` would keep the replica from its node.
+#[test]
+fn an_engine_that_vanished_is_demoted_without_a_second_failure() {
+    let node = Node::new();
+    node.describe("memory_mib = 64");
+    fs::write(node.path("vm.role"), "Promoted").expect("writable");
+    fails(&mut node.agent("monitor"), 9, "without being asked");
+    assert_eq!(node.exit("demote"), 0);
+    fails(&mut node.agent("monitor"), 1, "without being asked");
+    assert_eq!(node.exit("stop"), 0);
+    fails(&mut node.agent("demote"), 7, "not running");
+}

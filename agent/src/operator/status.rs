@@ -83,7 +83,7 @@ pub(super) async fn look(vm: Option<&VmName>) -> anyhow::Result<Looked> {
         }
     };
     let replicas = match &cluster {
-        Some(view) => view.replicas.clone(),
+        Some(view) => heard_now(view).await,
         None => local_replicas(&mut notes)
             .await?
             .into_iter()
@@ -98,6 +98,22 @@ pub(super) async fn look(vm: Option<&VmName>) -> anyhow::Result<Looked> {
         overview: overview(cluster.as_ref(), &replicas, &figures, vm),
         notes,
     })
+}
+
+/// What the agent knows, but for replicas on this node, which speak for themselves: the agent's word
+/// is as old as their last change of state.
+async fn heard_now(view: &ClusterView) -> Vec<ReplicaView> {
+    let mut replicas = view.replicas.clone();
+    for replica in &mut replicas {
+        let status = &mut replica.status;
+        if status.node == view.node
+            && let Ok((proxy, _)) = replica::connect(&status.vm).await
+            && let Ok(now) = status_of(&status.vm, &proxy).await
+        {
+            *status = now;
+        }
+    }
+    replicas
 }
 
 /// Two readings of every active replica on this node. Engines that cannot tell are left out.

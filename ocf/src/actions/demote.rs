@@ -18,11 +18,7 @@ use crate::instance::Instance;
 pub(super) async fn run(instance: &Instance) -> Outcome {
     let status = match instance.observe().await {
         Engine::Answers(status) => status,
-        Engine::Stopped => {
-            let text = format!("The engine of VM {} is not running", instance.vm);
-            return Err(Failure::new(Code::NotRunning, text));
-        }
-        Engine::Dead(reason) => return Err(Failure::new(Code::NotRunning, reason)),
+        engine @ (Engine::Stopped | Engine::Dead(_)) => return ended(instance, &engine).await,
         Engine::Mute(reason) => return Err(Failure::generic(reason)),
     };
     if shutdown::offer(instance, &status, Step::Demote).await? == Guest::Off {
@@ -46,5 +42,20 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     instance.remember(Assigned::Unpromoted)?;
     let engine = Engine::Answers(Box::new(status));
     instance.refresh_score(&engine).await;
+    Ok(Code::Success)
+}
+
+/// The engine has ended. Of a replica that Pacemaker had started this is what it asked for, and that
+/// nobody ended it is for `monitor` to say: a failure here would be counted beside that one.
+async fn ended(instance: &Instance, engine: &Engine) -> Outcome {
+    if instance.assigned().is_none() {
+        let text = match engine {
+            Engine::Dead(reason) => reason.clone(),
+            _ => format!("The engine of VM {} is not running", instance.vm),
+        };
+        return Err(Failure::new(Code::NotRunning, text));
+    }
+    instance.remember(Assigned::Unpromoted)?;
+    instance.refresh_score(engine).await;
     Ok(Code::Success)
 }
