@@ -21,6 +21,7 @@ mod capture;
 mod command;
 mod compression;
 mod copy;
+mod disk_round;
 mod finish;
 mod memory_error;
 mod migration;
@@ -55,9 +56,12 @@ use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::link::security::Security;
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
-use crate::record::{DiskRecord, DiskRecordFile, LicenceFile, Record};
+use crate::record::{
+    ChangeRecordFile, DiskRecord, DiskRecordFile, DiskRecordState, FoundChanges, LicenceFile,
+    Record, RecordError,
+};
 use crate::sandbox;
-use crate::storage::{DiskEvent, DiskJobs, PassiveDisks};
+use crate::storage::{DiskEvent, DiskJobs, PassiveDisks, Trust, Wholeness};
 use capture::Capture;
 use finish::Finish;
 use migration::Migration;
@@ -147,6 +151,8 @@ pub struct Conductor {
     next_link: u64,
     capture: Capture,
     verify: Option<Verify>,
+    /// When disks were last begun to be made durable on both sides, in this pair.
+    round_begun: Option<Duration>,
     finish: Option<Finish>,
     end: Option<End>,
 }
@@ -190,7 +196,10 @@ impl Conductor {
         let storage = attachments.storage();
         storage.log().tell(sender.clone());
         let disk_jobs = storage
-            .start_thread(sender.clone())
+            .start_threads(
+                sender.clone(),
+                ChangeRecordFile::beside(&record).map_err(CreateMachineError::Devices)?,
+            )
             .map_err(CreateMachineError::Devices)?;
         let disk_record = DiskRecordFile::beside(&record).map_err(CreateMachineError::Devices)?;
         let passive_disks = storage.passive(disk_jobs.clone(), disk_record);
@@ -275,6 +284,7 @@ impl Conductor {
             next_link: 0,
             capture: Capture::default(),
             verify: None,
+            round_begun: None,
             finish: None,
             end: None,
         };
@@ -344,6 +354,31 @@ impl Conductor {
         }
         // Nobody shall see less than this.
         self.publish();
+    }
+
+    /// Goes on from the record of where disks may differ, if the node's other records allow it.
+    ///
+    /// # Errors
+    /// What cannot be trusted cannot be removed.
+    pub fn remember_changes(
+        &self,
+        found: FoundChanges,
+        licence: Option<Record>,
+        disks: Option<DiskRecord>,
+        trust: Trust,
+    ) -> Result<(), RecordError> {
+        let storage = self.attachments.storage();
+        if !storage.is_replicated() {
+            return Ok(());
+        }
+        let ran = licence.map(|record| record.generation);
+        let received = disks.map(|record| record.generation);
+        let wholeness = match disks.map(|record| record.state) {
+            Some(DiskRecordState::Incomplete) if received >= ran => Wholeness::Incomplete,
+            _ => Wholeness::Whole,
+        };
+        let newest = ran.max(received).unwrap_or_default();
+        storage.changes().remember(found, newest, wholeness, trust)
     }
 
     /// Works until the replica ends.

@@ -211,7 +211,9 @@ impl Regions {
         let mut next = 0;
         std::iter::from_fn(move || {
             let first = (next..regions).find(is_in)?;
-            next = (first..regions).find(|region| !is_in(region)).unwrap_or(regions);
+            next = (first..regions)
+                .find(|region| !is_in(region))
+                .unwrap_or(regions);
             Some(first * REGION_BYTES..next * REGION_BYTES)
         })
     }
@@ -270,7 +272,9 @@ fn decode_disk(bytes: &[u8]) -> Option<(DiskNumber, OfDisk, &[u8])> {
     // Room is made only for what is there.
     let length = usize::try_from(regions.div_ceil(64)).ok()?.checked_mul(8)?;
     let (words, rest) = rest.split_at_checked(length)?;
-    let words = words.chunks_exact(8).filter_map(|word| word.try_into().ok());
+    let words = words
+        .chunks_exact(8)
+        .filter_map(|word| word.try_into().ok());
     let disk = OfDisk {
         words: words.map(u64::from_le_bytes).collect(),
         regions,

@@ -298,11 +298,14 @@ impl WriteIntents {
 /// The passive side of a pair.
 impl WriteIntents {
     /// The disks are equal to the active side's and durable, and the active side records what changes
-    /// from here on.
-    pub fn adopt(&mut self, base: BaseId, generation: Generation) {
+    /// from here on. `false`: that they are durable cannot be believed.
+    pub fn adopt(&mut self, base: BaseId, generation: Generation) -> bool {
+        if self.sync_failed {
+            return false;
+        }
         self.knows(generation);
         if self.base == Some(base) && self.named.is_empty() {
-            return;
+            return true;
         }
         self.base = Some(base);
         self.is_established = false;
@@ -310,6 +313,7 @@ impl WriteIntents {
         self.changed.clear();
         self.spoilt.clear();
         self.is_stale = true;
+        true
     }
 }
 
