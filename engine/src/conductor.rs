@@ -21,7 +21,7 @@ mod capture;
 mod command;
 mod compression;
 mod copy;
-mod disk_round;
+mod disk_changes;
 mod finish;
 mod memory_error;
 mod migration;
@@ -61,7 +61,7 @@ use crate::record::{
     Record, RecordError,
 };
 use crate::sandbox;
-use crate::storage::{DiskEvent, DiskJobs, PassiveDisks, Trust, Wholeness};
+use crate::storage::{DiskEvent, DiskJobs, PassiveDisks};
 use capture::Capture;
 use finish::Finish;
 use migration::Migration;
@@ -354,31 +354,6 @@ impl Conductor {
         }
         // Nobody shall see less than this.
         self.publish();
-    }
-
-    /// Goes on from the record of where disks may differ, if the node's other records allow it.
-    ///
-    /// # Errors
-    /// What cannot be trusted cannot be removed.
-    pub fn remember_changes(
-        &self,
-        found: FoundChanges,
-        licence: Option<Record>,
-        disks: Option<DiskRecord>,
-        trust: Trust,
-    ) -> Result<(), RecordError> {
-        let storage = self.attachments.storage();
-        if !storage.is_replicated() {
-            return Ok(());
-        }
-        let ran = licence.map(|record| record.generation);
-        let received = disks.map(|record| record.generation);
-        let wholeness = match disks.map(|record| record.state) {
-            Some(DiskRecordState::Incomplete) if received >= ran => Wholeness::Incomplete,
-            _ => Wholeness::Whole,
-        };
-        let newest = ran.max(received).unwrap_or_default();
-        storage.changes().remember(found, newest, wholeness, trust)
     }
 
     /// Works until the replica ends.

@@ -89,7 +89,8 @@ impl LicenceFile {
         Self::in_state_dir(&place::state_dir(), vm)
     }
 
-    fn in_state_dir(state_dir: &Path, vm: &VmName) -> Self {
+    /// The file for this VM below this directory.
+    pub fn in_state_dir(state_dir: &Path, vm: &VmName) -> Self {
         Self {
             directory: state_dir.join("replicas").join(vm.as_str()),
             old_path: state_dir.join(format!("{vm}.licence")),

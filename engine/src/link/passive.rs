@@ -533,50 +533,8 @@ fn other_purpose(ours: Purpose) -> Refusal {
     }
 }
 
-/// Reads a recorded session to its end and merges it into RAM, as if it had come over a link.
-///
-/// # Errors
-/// It is of another VM or machine, damaged, or not complete. RAM may hold a part of it then.
-pub fn receive_recorded(file: std::fs::File, receiving: Receiving) -> Result<Held, LinkError> {
-    let mut reader = FrameReader::of(file);
-    let mut session = PassiveSession::new(receiving.config, Replica::default());
-    let mut state = None;
-    // Nobody reads the answers.
-    let mut answers = Vec::new();
-    loop {
-        let (header, payload) = reader.next()?;
-        match session.on_frame(&header, payload, &Shadow(&receiving.ram))? {
-            PassiveAction::Continue | PassiveAction::Alive => {}
-            PassiveAction::Answer(call) if call.purpose != Purpose::Snapshot => {
-                return Err(LinkError::Ended("it is no snapshot"));
-            }
-            PassiveAction::Answer(_) => session.welcome(&mut answers),
-            PassiveAction::Refuse(refusal) => return Err(LinkError::Refused(refusal)),
-            PassiveAction::Copy(pages) => {
-                pages.apply(|index, content| merge_page(&receiving.ram, index, content))?;
-            }
-            PassiveAction::CopyDisk(_) | PassiveAction::Compare(_) => {
-                return Err(LinkError::Ended("a snapshot holds no disk"));
-            }
-            PassiveAction::Complete(mut checkpoint) => {
-                let decoded = MachineState::decode(&checkpoint.state)
-                    .map_err(|error| LinkError::State(error.to_string()))?;
-                session.accept(&mut checkpoint, &mut answers);
-                merge(&receiving.ram, checkpoint.pages.iter())?;
-                state = Some(decoded);
-            }
-            PassiveAction::Goodbye(_) => break,
-        }
-        answers.clear();
-    }
-    Ok(Held {
-        replica: session.into_replica(),
-        state,
-    })
-}
-
 /// RAM as of the checkpoint accepted last: it is merged before the next frame is read.
-struct Shadow<'a>(&'a GuestRam);
+pub(super) struct Shadow<'a>(pub(super) &'a GuestRam);
 
 impl GuestPages for Shadow<'_> {
     fn read(&self, index: PageIndex, page: &mut [u8; PAGE_BYTES]) -> bool {
@@ -587,7 +545,7 @@ impl GuestPages for Shadow<'_> {
 }
 
 /// Writes pages to RAM.
-fn merge<'p>(
+pub(super) fn merge<'p>(
     ram: &GuestRam,
     mut pages: impl Iterator<Item = (PageIndex, PageContent<'p>)>,
 ) -> Result<(), LinkError> {
@@ -596,7 +554,11 @@ fn merge<'p>(
 
 /// Writes a page to RAM. One that is zero already is left alone, so that memory never touched
 /// stays unallocated.
-fn merge_page(ram: &GuestRam, index: PageIndex, content: PageContent<'_>) -> Result<(), LinkError> {
+pub(super) fn merge_page(
+    ram: &GuestRam,
+    index: PageIndex,
+    content: PageContent<'_>,
+) -> Result<(), LinkError> {
     let failed = |error: kemari_vmm::PageAccessError| LinkError::State(error.to_string());
     let page = kemari_vmm::PageIndex(index.0);
     if content == PageContent::Zero {

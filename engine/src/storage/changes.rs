@@ -146,6 +146,7 @@ impl Changes {
                 Some(why) => why.to_owned(),
             },
         };
+        tracing::warn!("all of the disks will be compared with the other replica's: {why}");
         self.forget(&why)
     }
 
@@ -374,8 +375,8 @@ impl Changes {
         self.change(WriteIntents::abort_round);
     }
 
-    /// The other side's disks are durable, and it has recorded this base. How many regions of how many
-    /// went.
+    /// The other side's disks are durable, and it has recorded this base. How many regions went; `None`
+    /// if it was not asked.
     pub fn end_round(&self, base: BaseId) -> Option<u64> {
         self.change(|intents| intents.end_round(base))
     }
@@ -460,5 +461,101 @@ pub fn told_by_peer(why: NoChanges) -> impl Display {
         NoChanges::OtherBase => "the other replica's record of changes is of another base",
         NoChanges::Incomplete => "the other replica's disks were being overwritten",
         NoChanges::TooMany => "the other replica's record of changes is too long",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kemari_replication::storage::REGION_BYTES;
+
+    use super::*;
+    use crate::record::LicenceFile;
+
+    const DISK: DiskNumber = DiskNumber::new(0).unwrap();
+    const BASE: BaseId = BaseId([7; 16]);
+    const LAYOUTS: [DiskLayout; 1] = [DiskLayout::Replicated {
+        capacity_bytes: 100 * REGION_BYTES,
+    }];
+
+    fn file(directory: &tempfile::TempDir) -> ChangeRecordFile {
+        let licence = LicenceFile::in_state_dir(directory.path(), &"vm".parse().unwrap());
+        ChangeRecordFile::beside(&licence.open(None).unwrap()).unwrap()
+    }
+
+    fn changes(directory: &tempfile::TempDir) -> Arc<Changes> {
+        let log = Arc::new(DiskLog::new(&LAYOUTS).unwrap());
+        let changes = Arc::new(Changes::new(&[], &LAYOUTS, log).unwrap());
+        changes.start_thread(file(directory)).unwrap();
+        changes
+    }
+
+    fn adopted(changes: &Changes) {
+        changes.new_session();
+        changes.durable(changes.order(BASE, Generation::new(3)));
+        while changes.confirmed().is_none() {
+            thread::yield_now();
+        }
+    }
+
+    fn found(directory: &tempfile::TempDir) -> ChangeRecord {
+        match file(directory).read().unwrap() {
+            FoundChanges::Record(record) => record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_region_is_on_disk_before_a_change_of_it_may_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let changes = changes(&directory);
+        assert!(changes.may_start(DISK, 0, 512), "there is no base");
+        adopted(&changes);
+        assert!(found(&directory).regions.is_empty());
+        assert!(!changes.may_start(DISK, 0, 512));
+        changes.wait_to_start(DISK, 0, 512).unwrap();
+        assert!(found(&directory).regions.contains(DISK, 0, 512));
+        let again = self::changes(&directory);
+        let remember = |newest, trust| {
+            let record = FoundChanges::Record(found(&directory));
+            let newest = Generation::new(newest);
+            again
+                .remember(record, newest, Wholeness::Whole, trust)
+                .unwrap();
+            again.since(BASE)
+        };
+        assert!(matches!(remember(3, Trust::Full), DiskChanges::Since(_)));
+        let other = again.since(BaseId([8; 16]));
+        assert_eq!(other, DiskChanges::Unknown(NoChanges::OtherBase));
+        // An engine that kept no record has run.
+        let unknown = DiskChanges::Unknown(NoChanges::NoRecord);
+        assert_eq!(remember(4, Trust::Full), unknown);
+        assert_eq!(file(&directory).read().unwrap(), FoundChanges::None);
+        assert!(again.base().unwrap_err().contains("older"));
+    }
+
+    #[test]
+    fn an_order_of_a_session_that_is_over_is_void() {
+        let directory = tempfile::tempdir().unwrap();
+        let changes = changes(&directory);
+        let order = changes.order(BASE, Generation::new(3));
+        changes.new_session();
+        changes.durable(order);
+        assert_eq!(changes.confirmed(), None);
+        assert!(changes.base().is_err());
+        // Nor is one believed after a sync that failed.
+        changes.sync_failed();
+        changes.durable(changes.order(BASE, Generation::new(3)));
+        assert_eq!(changes.confirmed(), None);
+    }
+
+    #[test]
+    fn a_guest_does_not_wait_for_a_record_that_can_only_be_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let changes = changes(&directory);
+        adopted(&changes);
+        std::fs::remove_dir_all(directory.path().join("replicas")).unwrap();
+        changes.wait_to_start(DISK, 0, 512).unwrap();
+        assert!(changes.base().unwrap_err().contains("Cannot write"));
+        assert!(!changes.is_failing());
     }
 }

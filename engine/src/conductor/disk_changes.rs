@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rounds that let regions of disks go from the record of changes, and the one that gives a pair its
-//! base. It begins at a cut, while the guest stands still; then this side's disks are made durable, then
+//! The record of where disks may differ: what it begins with, the rounds that let regions of disks go
+//! from it, and the one that gives a pair its base. A round begins at a cut, while the guest stands still; then this side's disks are made durable, then
 //! the other side's. `kemari_replication::storage::WriteIntents` says why that is right.
 
 use std::time::Duration;
@@ -11,11 +11,38 @@ use super::finish::Finish;
 use super::pair::LinkState;
 use super::{Conductor, End};
 use crate::clock;
+use crate::record::{DiskRecord, DiskRecordState, FoundChanges, Record, RecordError};
+use crate::storage::{Trust, Wholeness};
 
 /// At least this long from one round to the next: each makes both sides' disks durable.
 const EVERY: Duration = Duration::from_secs(10);
 
 impl Conductor {
+    /// Goes on from the record of where disks may differ, if the node's other records allow it.
+    ///
+    /// # Errors
+    /// What cannot be trusted cannot be removed.
+    pub fn remember_changes(
+        &self,
+        found: FoundChanges,
+        licence: Option<Record>,
+        disks: Option<DiskRecord>,
+        trust: Trust,
+    ) -> Result<(), RecordError> {
+        let storage = self.attachments.storage();
+        if !storage.is_replicated() {
+            return Ok(());
+        }
+        let ran = licence.map(|record| record.generation);
+        let received = disks.map(|record| record.generation);
+        let wholeness = match disks.map(|record| record.state) {
+            Some(DiskRecordState::Incomplete) if received >= ran => Wholeness::Incomplete,
+            _ => Wholeness::Whole,
+        };
+        let newest = ran.max(received).unwrap_or_default();
+        storage.changes().remember(found, newest, wholeness, trust)
+    }
+
     /// The guest stands still at a cut: begins a round if one is due.
     pub(super) fn begin_disk_round(&mut self) {
         let LinkState::Up(pair) = &self.link else {
