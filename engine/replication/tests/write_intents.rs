@@ -124,7 +124,7 @@ struct World {
     to_passive: VecDeque<ToPassive>,
     to_active: VecDeque<BaseId>,
     synced_here: bool,
-    bases: u8,
+    bases: u128,
     /// How often records fitted, and how many regions they spared.
     met: usize,
     spared: usize,
@@ -217,7 +217,7 @@ impl World {
 
     fn base(&mut self) -> BaseId {
         self.bases += 1;
-        BaseId([self.bases; 16])
+        BaseId(self.bases.to_be_bytes())
     }
 
     fn write(&mut self, region: usize, value: u8) {
@@ -348,11 +348,10 @@ impl World {
     }
 
     fn take_over(&mut self) {
-        let passive = self.passive();
-        if !passive.up || !passive.in_sync || self.connected {
+        if self.connected || !self.passive().up || !self.passive().in_sync {
             return;
         }
-        passive.in_sync = false;
+        self.passive().in_sync = false;
         if self.runs {
             // The other one learns of it and stops.
             self.drain();
@@ -368,9 +367,8 @@ impl World {
         }
         self.drain();
         let base = self.active().intents.base();
-        let both = [&self.nodes[0], &self.nodes[1]];
-        let fits = base.is_some() && both.iter().all(|node| node.intents.base() == base);
-        let fits = fits && !self.passive().incomplete;
+        let theirs = self.passive().intents.base();
+        let fits = base.is_some() && theirs == base && !self.passive().incomplete;
         let mut regions = self.nodes[0].intents.named().clone();
         regions.unite(self.nodes[1].intents.named());
         if !fits {
