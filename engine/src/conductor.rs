@@ -56,10 +56,7 @@ use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::link::security::Security;
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
-use crate::record::{
-    ChangeRecordFile, DiskRecord, DiskRecordFile, DiskRecordState, FoundChanges, LicenceFile,
-    Record, RecordError,
-};
+use crate::record::{ChangeRecordFile, DiskRecord, DiskRecordFile, LicenceFile, Record};
 use crate::sandbox;
 use crate::storage::{DiskEvent, DiskJobs, PassiveDisks};
 use capture::Capture;
