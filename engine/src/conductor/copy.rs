@@ -350,6 +350,10 @@ impl Conductor {
         let surprised_before = plan.was_surprised();
         let answered = plan.answered(disk, offset, differing.places(), &named);
         if plan.was_surprised() && !surprised_before {
+            let changes = self.attachments.storage().changes();
+            if let Err(error) = changes.forget("it is wrong") {
+                return self.link_lost(&LinkError::Disk(error.to_string()));
+            }
             tracing::warn!(
                 vm = %self.config.vm.name, %disk, offset, generation = %self.generation,
                 "comparing all of the disks: they differ where the records of changes say that they do \
