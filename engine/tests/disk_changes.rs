@@ -195,3 +195,31 @@ fn what_a_comparison_found_is_made_equal_when_the_passive_replica_returns() {
     ends_equal(&site, &a);
     site.judge();
 }
+
+#[test]
+fn records_that_are_found_to_be_wrong_do_not_count() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let site = Site::with_large_disks();
+    let (a, mut b) = (site.replica("a", ""), site.replica("b", ""));
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    pair_with_records(&a, &b);
+    b.kill();
+    // One in the sample, one not.
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .open(site.disk("b"))
+        .unwrap();
+    for offset in [LARGE_DISK_BYTES - 1, 100 * 1024 * 1024 + 5 * 64 * 1024] {
+        written.write_all_at(b"!", offset).unwrap();
+    }
+    a.wait("the loss noticed", |status| status.licence == Licence::Cut);
+    a.go_solo(2).unwrap();
+    let b = b.start_again();
+    pair_with_records(&a, &b);
+    a.wait_for_log("they differ where the records of changes say", 1);
+    assert_eq!(b.status().disks, DiskState::Copy);
+    ends_equal(&site, &a);
+    site.judge();
+}
