@@ -39,7 +39,7 @@ enum Job {
 }
 
 /// Who wants to know that the disks are durable.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum For {
     /// This replica, active on this link.
     Active(LinkId),
@@ -157,8 +157,8 @@ impl Worker {
     }
 
     fn sync_all(&self, whom: For) {
-        let disks = DiskNumber::all().take(self.contents.len());
-        if !disks.map(|disk| self.sync(disk)).all(|durable| durable) {
+        let mut disks = DiskNumber::all().take(self.contents.len());
+        if !disks.all(|disk| self.sync(disk)) {
             return;
         }
         match whom {
