@@ -21,6 +21,7 @@ mod capture;
 mod command;
 mod compression;
 mod copy;
+mod disk_changes;
 mod finish;
 mod memory_error;
 mod migration;
@@ -55,7 +56,7 @@ use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::link::security::Security;
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
-use crate::record::{DiskRecord, DiskRecordFile, LicenceFile, Record};
+use crate::record::{ChangeRecordFile, DiskRecord, DiskRecordFile, LicenceFile, Record};
 use crate::sandbox;
 use crate::storage::{DiskEvent, DiskJobs, PassiveDisks};
 use capture::Capture;
@@ -147,6 +148,8 @@ pub struct Conductor {
     next_link: u64,
     capture: Capture,
     verify: Option<Verify>,
+    /// When disks were last begun to be made durable on both sides, in this pair.
+    round_begun: Option<Duration>,
     finish: Option<Finish>,
     end: Option<End>,
 }
@@ -190,7 +193,10 @@ impl Conductor {
         let storage = attachments.storage();
         storage.log().tell(sender.clone());
         let disk_jobs = storage
-            .start_thread(sender.clone())
+            .start_threads(
+                sender.clone(),
+                ChangeRecordFile::beside(&record).map_err(CreateMachineError::Devices)?,
+            )
             .map_err(CreateMachineError::Devices)?;
         let disk_record = DiskRecordFile::beside(&record).map_err(CreateMachineError::Devices)?;
         let passive_disks = storage.passive(disk_jobs.clone(), disk_record);
@@ -275,6 +281,7 @@ impl Conductor {
             next_link: 0,
             capture: Capture::default(),
             verify: None,
+            round_begun: None,
             finish: None,
             end: None,
         };

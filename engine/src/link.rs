@@ -10,6 +10,7 @@
 pub mod active;
 mod door;
 pub mod passive;
+pub mod recorded;
 pub mod security;
 mod stream;
 

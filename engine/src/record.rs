@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The records of a replica on disk: which right to run it last had, and what its disks are.
+//! The records of a replica on disk: which right to run it last had, what its disks are, and where
+//! they may differ from the other replica's.
 //!
 //! The licence is written durably before the right is used (design: "Licence kind on disk first"). After a
 //! crash of everything it tells whether this replica may have been the last one that let outputs
@@ -10,6 +11,7 @@
 //! opened before that and used by its descriptor. Engines before the sandbox kept the record as
 //! `NAME.licence` in `/var/lib/kemari`; that one counts until it is moved, at the next start.
 
+mod changes;
 mod directory;
 mod disks;
 
@@ -22,6 +24,7 @@ use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use changes::{ChangeRecordFile, FoundChanges};
 pub use disks::{DiskRecord, DiskRecordFile, DiskRecordState};
 
 /// The record's name in its directory.
@@ -86,7 +89,8 @@ impl LicenceFile {
         Self::in_state_dir(&place::state_dir(), vm)
     }
 
-    fn in_state_dir(state_dir: &Path, vm: &VmName) -> Self {
+    /// The file for this VM below this directory.
+    pub fn in_state_dir(state_dir: &Path, vm: &VmName) -> Self {
         Self {
             directory: state_dir.join("replicas").join(vm.as_str()),
             old_path: state_dir.join(format!("{vm}.licence")),
@@ -122,7 +126,7 @@ impl LicenceFile {
     /// What it says; `None` if this replica never had a right to run.
     pub fn read(&self) -> Result<Option<Record>, RecordError> {
         for path in [self.path(), self.old_path.clone()] {
-            match directory::read(&path) {
+            match directory::read(&path, directory::LINE_BYTES_MAX) {
                 Ok(bytes) => {
                     let record = serde_json::from_slice(&bytes);
                     return record
@@ -145,7 +149,7 @@ impl LicenceFile {
     fn replace(&self, record: Record) -> io::Result<()> {
         let not_open = || io::Error::other("its directory is not open");
         let directory = self.opened.as_ref().ok_or_else(not_open)?;
-        directory::replace(directory, NAME, &record)
+        directory::replace(directory, NAME, &directory::line(&record)?)
     }
 
     fn error(&self, what: &'static str, cause: io::Error) -> RecordError {

@@ -13,6 +13,7 @@ use kemari_api::config::{
 };
 use kemari_api::replica::Promotion;
 use kemari_api::{Generation, NodeName, VmName, place};
+use kemari_replication::storage::ChangeRecordError;
 use kemari_replication::wire::Purpose;
 use kemari_transport::{Listener, Owner, TlsFileError};
 use kemari_vmm::{CreateMachineError, MachineConfig, MemoryErrors};
@@ -26,13 +27,15 @@ use crate::conductor::pulse::{Lookout, Pulse};
 use crate::conductor::{Conductor, ConductorHandle, End, Request, Setup};
 use crate::control::{Consoles, ControlError, ControlSocket};
 use crate::exit::{Failure, FailureKind, chain};
-use crate::link::passive::{Endpoint, Held, receive_recorded};
+use crate::link::passive::{Endpoint, Held};
+use crate::link::recorded::receive_recorded;
 use crate::link::security::{Security, failure_kind};
 use crate::machine_config::{BootDisk, MachineConfigError, machine_config, nothing_to_boot};
 use crate::memory_errors;
 use crate::outputs::{self, Origin, Sink, Typist};
-use crate::record::{DiskRecordFile, Kind, LicenceFile, Record};
+use crate::record::{ChangeRecordFile, DiskRecordFile, FoundChanges, Kind, LicenceFile, Record};
 use crate::sandbox::{self, Paths, Plan};
+use crate::storage::Trust;
 
 /// What the address of a migration begins with, as in QEMU.
 const MIGRATIONS: [&str; 3] = ["tcp:", "tls:", "unix:"];
@@ -316,6 +319,13 @@ async fn supervise(
         .map_err(|error| Failure::new(FailureKind::Other, &error))?
         .read()
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
+    let changes = ChangeRecordFile::beside(&licence)
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?
+        .read()
+        .unwrap_or_else(|error| {
+            tracing::warn!(%vm, "{error}. All of the disks will be compared");
+            FoundChanges::Unusable(ChangeRecordError::Damaged)
+        });
     let sink = Sink::prepare(config.console.output.clone());
     let snapshot = open_snapshot(&start)?;
     let attachments = Attachments::open(&config)
@@ -346,6 +356,13 @@ async fn supervise(
         .map_err(|error| Failure::new(FailureKind::Other, &error))?;
     let forced = matches!(start, Start::Boot { force: true });
     conductor.remember(record, disk_record.filter(|_| !forced));
+    let trust = match start {
+        Start::Incoming(_) => Trust::Full,
+        Start::Boot { .. } | Start::Restore { .. } => Trust::StartedByHand,
+    };
+    conductor
+        .remember_changes(changes, record, disk_record, trust)
+        .map_err(|error| Failure::new(FailureKind::Other, &error))?;
     if let Some((listener, listen)) = listener {
         let endpoint = Endpoint::start(listener, conductor.receiving(), inputs)
             .map_err(|error| Failure::new(FailureKind::Other, &error))?;

@@ -5,6 +5,7 @@
 //! ```text
 //!  device ─▶ TappedDisk ─▶ this host's disk          active
 //!                └─▶ DiskLog ─▶ transaction ─ ─ ─▶ PassiveDisks ─▶ that host's disk
+//!                └─▶ Changes ─▶ this host's record of where the two disks may differ
 //!  disk thread ─▶ blocks to compare and copy ─ ─ ─▶      passive
 //! ```
 //! A change is in the log before it goes to the disk. So what the guest was told to be done before a
@@ -13,6 +14,7 @@
 //!
 //! A disk that both hosts see has no log: its changes wait for their commit ([`HeldDisk`]).
 
+mod changes;
 mod held;
 mod log;
 mod passive;
@@ -26,8 +28,9 @@ use kemari_replication::storage::{DiskLayout, DiskNumber};
 use kemari_vmm::backend::{DiskContent, RawDisk};
 
 use crate::conductor::Input;
-use crate::record::DiskRecordFile;
+use crate::record::{ChangeRecordFile, DiskRecordFile};
 
+pub use changes::{Changes, Trust, Wholeness, told_by_peer};
 pub use held::HeldDisk;
 pub use log::{DiskLog, TakenLog};
 pub use passive::{PassiveDiskError, PassiveDisks};
@@ -40,13 +43,14 @@ pub struct Storage {
     layouts: Vec<DiskLayout>,
     contents: Arc<[Option<DiskContent>]>,
     log: Arc<DiskLog>,
+    changes: Arc<Changes>,
 }
 
 impl Storage {
     /// Storage of disks with these contents; `None` for one that is not replicated.
     ///
     /// # Errors
-    /// The process has no more file descriptors.
+    /// The process has no more file descriptors, or a disk's file cannot be looked at.
     pub fn new(contents: Vec<Option<DiskContent>>) -> io::Result<Self> {
         let layouts: Vec<_> = contents
             .iter()
@@ -57,8 +61,10 @@ impl Storage {
                 None => DiskLayout::Apart,
             })
             .collect();
+        let log = Arc::new(DiskLog::new(&layouts)?);
         Ok(Self {
-            log: Arc::new(DiskLog::new(&layouts)?),
+            changes: Arc::new(Changes::new(&contents, &layouts, Arc::clone(&log))?),
+            log,
             contents: contents.into(),
             layouts,
         })
@@ -84,24 +90,44 @@ impl Storage {
         &self.log
     }
 
+    /// Where the disks may differ from the other replica's.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
     /// The disk's back end for a device, its changes in the log.
     ///
     /// # Errors
     /// The process has no more file descriptors.
     pub fn tap(&self, number: DiskNumber, disk: RawDisk) -> io::Result<TappedDisk> {
-        TappedDisk::new(number, Box::new(disk), Arc::clone(&self.log))
+        TappedDisk::new(
+            number,
+            Box::new(disk),
+            Arc::clone(&self.log),
+            Arc::clone(&self.changes),
+        )
     }
 
-    /// Starts the thread that reads and syncs disks; what it has done reaches the conductor.
+    /// Starts the thread that reads and syncs disks, whose work reaches the conductor, and the one
+    /// that writes the record of changes.
     ///
     /// # Errors
     /// The process cannot have another thread.
-    pub fn start_thread(&self, inputs: mpsc::Sender<Input>) -> io::Result<DiskJobs> {
-        thread::start(Arc::clone(&self.contents), inputs)
+    pub fn start_threads(
+        &self,
+        inputs: mpsc::Sender<Input>,
+        record: ChangeRecordFile,
+    ) -> io::Result<DiskJobs> {
+        if self.is_replicated() {
+            self.changes.start_thread(record)?;
+        }
+        let changes = Arc::clone(&self.changes);
+        thread::start(Arc::clone(&self.contents), changes, inputs)
     }
 
     /// The disks as a passive replica writes them.
     pub fn passive(&self, jobs: DiskJobs, record: DiskRecordFile) -> PassiveDisks {
-        PassiveDisks::new(Arc::clone(&self.contents), jobs, record)
+        let changes = Arc::clone(&self.changes);
+        PassiveDisks::new(Arc::clone(&self.contents), jobs, changes, record)
     }
 }

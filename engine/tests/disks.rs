@@ -7,134 +7,22 @@
 )]
 
 #[allow(dead_code, reason = "each test file uses its part")]
+mod disk_site;
+#[allow(dead_code, reason = "each test file uses its part")]
 mod replica_process;
 mod shared_device;
 mod standing_disk;
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::{FileExt, symlink};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::FileExt;
 
 use kemari_api::replica::{DiskState, Promotion};
 use kemari_api::{Licence, Role};
-use kemari_cluster_tests::observer::Observer;
-use kemari_cluster_tests::{guests, ledger};
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
 
-use replica_process::{Description, PATIENCE, ReplicaProcess, kvm_or_skip, outside};
-use shared_device::SharedDevice;
-use standing_disk::{Frozen, StandingDisk};
-
-/// Enough for several probes and an odd end.
-const DISK_BYTES: u64 = 8 * 1024 * 1024 + 512;
-
-/// The outside, and a host's disk for each node.
-struct Site {
-    observer: Observer,
-    console: String,
-    directory: TempDir,
-}
-
-impl Site {
-    fn new() -> Self {
-        let (observer, console) = outside();
-        Self {
-            observer,
-            console,
-            directory: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    /// The disk of a node, made with noise of its own where it is not there.
-    fn disk(&self, node: &str) -> PathBuf {
-        let path = self.directory.path().join(node);
-        if !path.exists() {
-            let noise = node.as_bytes().repeat(3 * 1024 * 1024);
-            let mut file = File::create(&path).unwrap();
-            file.write_all(&noise).unwrap();
-            file.set_len(DISK_BYTES).unwrap();
-        }
-        path
-    }
-
-    fn replica(&self, node: &str, more: &str) -> ReplicaProcess {
-        let sections = format!(
-            "[[disk]]\nid = \"root\"\npath = {:?}\n{more}",
-            self.disk(node)
-        );
-        let description = Description {
-            memory_mib: 64,
-            kernel: guests::ledger(),
-            cmdline: "pages=16 disk=256",
-            console: &self.console,
-            replication: "",
-            sections: &sections,
-        };
-        ReplicaProcess::start(node, &description)
-    }
-
-    /// The disk of a node will be on a file system that can stand still.
-    fn put_disk_on(&self, node: &str, standing: &StandingDisk) {
-        let path = self.directory.path().join(node);
-        symlink(standing.path().join(node), path).unwrap();
-    }
-
-    /// Both nodes see one disk, as long as the device is kept. `None`, with a word about it, where the machine has no such device.
-    fn with_shared_disk_or_skip() -> Option<(SharedDevice, Self)> {
-        let shared = SharedDevice::make_or_skip(DISK_BYTES)?;
-        let site = Self::new();
-        for (host, node) in ["a", "b"].into_iter().enumerate() {
-            symlink(shared.of_host(host), site.directory.path().join(node)).unwrap();
-        }
-        Some((shared, site))
-    }
-
-    fn replica_with_shared_disk(&self, node: &str) -> ReplicaProcess {
-        self.replica(node, "storage = \"shared\"\ndirect = true\n")
-    }
-
-    /// Makes the disk of the active replica stand still, and waits until the guest waits for it: it
-    /// writes to its disk before each line, and there are epochs without one.
-    fn stop_disk(&self, standing: &StandingDisk, active: &ReplicaProcess) -> Frozen {
-        let frozen = standing.freeze();
-        loop {
-            let seen = self.observer.bytes().len();
-            commit_more(active);
-            if self.observer.bytes().len() == seen {
-                return frozen;
-            }
-        }
-    }
-
-    fn see_more(&self, bytes: usize) {
-        self.observer.wait_for_more(bytes, PATIENCE).unwrap();
-    }
-
-    /// Nothing is missing, nothing was executed twice, no disk was of another instant than memory.
-    fn judge(&self) {
-        assert_eq!(self.observer.violations(), []);
-        println!("{:?}", ledger::check(&self.observer.bytes()).unwrap());
-    }
-}
-
-/// The record follows the acknowledgement.
-fn is_a_copy(passive: &ReplicaProcess) {
-    passive.wait("a whole copy", |status| status.disks == DiskState::Copy);
-}
-
-/// Some epochs are committed.
-fn commit_more(active: &ReplicaProcess) {
-    let epoch = active.status().epoch.get();
-    active.wait("a commit", |status| status.epoch.get() >= epoch + 3);
-}
-
-fn first_difference(a: &Path, b: &Path) -> Option<usize> {
-    let (a, b) = (fs::read(a).unwrap(), fs::read(b).unwrap());
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(&b).position(|(a, b)| a != b)
-}
+use disk_site::{DISK_BYTES, Site, commit_more, first_difference, is_a_copy};
+use replica_process::kvm_or_skip;
+use standing_disk::StandingDisk;
 
 #[test]
 fn the_disk_of_a_killed_active_replica_is_continued_by_the_passive_one() {

@@ -25,8 +25,9 @@ use std::sync::atomic::AtomicU64;
 use kemari_api::{Epoch, Generation, NodeName};
 
 use crate::protocol::ProtocolError;
+use crate::storage::BaseId;
 use crate::wire::{
-    Differing, FrameHeader, Goodbye, PROTOCOL_VERSION, Purpose, Refusal, VmIdentity,
+    Differing, DiskChanges, FrameHeader, Goodbye, PROTOCOL_VERSION, Purpose, Refusal, VmIdentity,
 };
 
 pub use encoder::SENT_BYTES_DEFAULT;
@@ -70,6 +71,10 @@ pub enum ActiveEvent {
     },
     /// It has compared the blocks of a probe.
     Compared(Differing),
+    /// Where its disks may differ from the base that was named.
+    DiskChanges(DiskChanges),
+    /// Its disks are durable, and it has recorded this base.
+    DisksDurable(BaseId),
     /// It is alive.
     Alive,
     /// It ends the session.

@@ -14,8 +14,8 @@ use crate::passive::{PassiveAction, PassiveConfig, PassiveSession, Replica};
 use crate::storage::{BLOCK_BYTES, DiskChange, DiskLayout};
 use crate::wire::pages::{ENCODING_DELTA, ENCODING_DELTA_LZ4, EncodedPage, PageReader};
 use crate::wire::{
-    Begin, Commit, FrameDecoder, FrameKind, FrameWriter, PROTOCOL_VERSION, Purpose,
-    TransactionDigest, VmIdentity,
+    Begin, Commit, DiskChanges, FrameDecoder, FrameKind, FrameWriter, NoChanges, PROTOCOL_VERSION,
+    Purpose, TransactionDigest, VmIdentity,
 };
 
 const PAGES: u64 = 6;
@@ -171,6 +171,13 @@ impl Passive {
                 PassiveAction::Compare(probe) => {
                     let length = probe.digests.len() as u64 * BLOCK_BYTES;
                     assert!(probe.offset + length <= DISK_BYTES.next_multiple_of(BLOCK_BYTES));
+                }
+                PassiveAction::TellChanges(_) => {
+                    let unknown = DiskChanges::Unknown(NoChanges::NoRecord);
+                    self.session.disk_changes(&unknown, &mut self.out);
+                }
+                PassiveAction::MakeDurable(base) => {
+                    self.session.disks_durable(base, &mut self.out);
                 }
                 PassiveAction::Complete(mut checkpoint) => {
                     for change in &checkpoint.changes {

@@ -224,6 +224,12 @@ impl Inbound {
                 found: header.version,
             });
         }
+        if kind.since() > header.version {
+            return Err(ProtocolError::UnexpectedFrame {
+                kind,
+                state: "of a version that has no such frame",
+            });
+        }
         if let Some(session) = self
             .generation
             .filter(|session| *session != header.generation)

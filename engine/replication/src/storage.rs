@@ -9,15 +9,25 @@
 //! * [`DiskChange`]: an entry of the log.
 //! * [`ChangedBlocks`]: which blocks were changed since somebody last looked.
 //! * [`block_digest`]: what stands for a block when disks are compared.
+//! * [`WriteIntents`]: where two disks that were equal may differ, recorded on each node as a
+//!   [`ChangeRecord`], so that only [`Regions`] that may differ are compared when they meet again.
 
 mod blocks;
 mod change;
+mod change_record;
 mod digest;
+mod regions;
 mod resync;
+mod write_intents;
 
 pub use blocks::{BLOCK_BYTES, BlockRange, ChangedBlocks};
 pub use change::{
     CHANGE_BYTES_MAX, Change, DISKS_MAX, DiskChange, DiskLayout, DiskNumber, SpaceFate,
 };
+pub use change_record::{
+    BaseId, CHANGE_RECORD_BYTES_MAX, ChangeRecord, ChangeRecordError, DisksIdentity,
+};
 pub use digest::{BlockDigest, block_digest};
+pub use regions::{MalformedRegions, REGION_BYTES, Regions};
 pub use resync::{PROBE_BLOCKS_MAX, Progress, Resync, Step, UnexpectedAnswer};
+pub use write_intents::{ChangeEnd, WriteIntents};

@@ -48,12 +48,16 @@
 //! DiskProbe and DiskDiffers: where the first block begins (8 bytes), the disk (1), reserved (7);
 //! then the XXH3-128 of each 64 KiB block, or a bit a block (8 bytes).
 //!
+//! DiskBase, DiskSync, DiskSynced: a base, 16 bytes. DiskChanges: a code (1 byte, 0 for regions that
+//! follow), reserved (7).
+//!
 //! Begin: delivered_up_to, base, pages, console position, 8 bytes each. Commit: pages, state bytes,
 //! outputs, payload bytes, digest, 8 bytes each. Hello: oldest and newest protocol version, 2 bytes
 //! each, then postcard. Welcome, Refuse, Goodbye: postcard. Ack, Heartbeat, Delivered: empty.
 //!
 //! The order of frames, the limits and the meaning of each are in `docs/wire-protocol.md`.
 
+pub mod changes;
 pub mod delta;
 pub mod digest;
 pub mod disks;
@@ -64,13 +68,14 @@ pub mod message;
 pub mod outputs;
 pub mod pages;
 
+pub use changes::{DiskChanges, NoChanges};
 pub use digest::TransactionDigest;
 pub use disks::{Differing, Probe};
 pub use error::WireError;
 pub use frame::{FrameDecoder, FrameWriter};
 pub use header::{
     FrameHeader, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX, PROTOCOL_OLDEST, PROTOCOL_VERSION,
-    VERSION_OF_ENCODINGS,
+    VERSION_OF_CHANGE_RECORDS, VERSION_OF_ENCODINGS,
 };
 pub use message::{
     Begin, Commit, Goodbye, Held, Hello, HelloBody, Purpose, Refusal, VmIdentity, Welcome,

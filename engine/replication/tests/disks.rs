@@ -12,9 +12,9 @@ use kemari_replication::active::{ActiveEvent, ActiveSession, Base, BeginTransact
 use kemari_replication::passive::Replica;
 use kemari_replication::protocol::ProtocolError;
 use kemari_replication::storage::{
-    BLOCK_BYTES, BlockDigest, Change, DiskChange, DiskNumber, SpaceFate, block_digest,
+    BLOCK_BYTES, BaseId, BlockDigest, Change, DiskChange, DiskNumber, SpaceFate, block_digest,
 };
-use kemari_replication::wire::{FrameDecoder, Probe};
+use kemari_replication::wire::{DiskChanges, FrameDecoder, NoChanges, Probe};
 use kemari_replication::{Epoch, PAGE_BYTES};
 use proptest::prelude::*;
 
@@ -148,6 +148,41 @@ fn blocks_that_differ_are_found_and_copied() {
     active.sender().disk_copy(&mut out, std::iter::once(block));
     passive.receive(&out).unwrap();
     assert_eq!(passive.disk, ours);
+}
+
+#[test]
+fn a_base_is_named_given_and_named_again() {
+    let base = BaseId([7; 16]);
+    let (mut active, mut passive) = welcomed();
+    let mut out = Vec::new();
+    active.sender().disk_base(&mut out, base);
+    passive.receive(&out).unwrap();
+    let events = answers(&mut active, &mut passive);
+    let unknown = DiskChanges::Unknown(NoChanges::OtherBase);
+    assert_eq!(events, [ActiveEvent::DiskChanges(unknown)]);
+    let mut out = Vec::new();
+    copy_memory(&mut active, &mut out);
+    passive.receive(&out).unwrap();
+    let mut frames = transaction(&mut active, 1, Base::Copy, &[]);
+    active.sender().disk_sync(&mut frames, base);
+    passive.receive(&frames).unwrap();
+    let events = answers(&mut active, &mut passive);
+    assert!(
+        events.contains(&ActiveEvent::DisksDurable(base)),
+        "{events:?}"
+    );
+    assert_eq!(passive.base, Some(base));
+    // The next session.
+    passive.changes.add(DISK, 512, 512);
+    let changes = passive.changes.clone();
+    let (mut active, mut again) = welcomed();
+    (again.base, again.changes) = (passive.base, passive.changes);
+    let mut out = Vec::new();
+    active.sender().disk_base(&mut out, base);
+    again.receive(&out).unwrap();
+    let events = answers(&mut active, &mut again);
+    let since = DiskChanges::Since(changes);
+    assert_eq!(events, [ActiveEvent::DiskChanges(since)]);
 }
 
 #[test]

@@ -9,16 +9,18 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use kemari_replication::storage::{BLOCK_BYTES, DiskNumber, Resync, Step};
-use kemari_replication::wire::Differing;
+use kemari_replication::storage::{
+    BLOCK_BYTES, DiskLayout, DiskNumber, Resync, Step, UnexpectedAnswer,
+};
+use kemari_replication::wire::{Differing, DiskChanges};
 use kemari_vmm::PageIndex;
 
 use super::pair::{LinkState, Phase};
 use super::{Conductor, End};
 use crate::clock;
 use crate::link::LinkError;
-use crate::link::active::LinkId;
-use crate::storage::{DiskEvent, read_blocks};
+use crate::link::active::{Link, LinkId};
+use crate::storage::{DiskEvent, read_blocks, told_by_peer};
 
 /// The copy pauses while this much waits to be written.
 const AHEAD_BYTES: usize = 8 * 1024 * 1024;
@@ -45,7 +47,8 @@ pub struct Copy {
 
 #[derive(Debug)]
 struct DiskCopy {
-    resync: Resync,
+    /// What is compared; `None` until the other side has said where its disks may differ.
+    plan: Option<Resync>,
     /// Parts that are being read.
     jobs: usize,
     /// Little enough was left once; memory comes next.
@@ -70,6 +73,7 @@ impl Copy {
             return None;
         }
         match &self.disks {
+            Some(disks) if disks.plan.is_none() => None,
             Some(disks) if !disks.rests => {
                 (disks.jobs < DISK_JOBS_MAX && disks.earliest > now).then_some(disks.earliest)
             }
@@ -83,35 +87,95 @@ impl Copy {
 }
 
 impl DiskCopy {
-    /// What is left to be copied, known so far, in bytes.
-    fn rest_bytes(&self, changed_bytes: u64) -> u64 {
-        self.resync.progress().left * BLOCK_BYTES + changed_bytes
+    fn new(plan: Option<Resync>) -> Self {
+        Self {
+            plan,
+            jobs: 0,
+            rests: false,
+            earliest: Duration::ZERO,
+        }
     }
 }
 
+/// What is left to be copied, known so far, in bytes.
+fn rest_bytes(plan: &Resync, changed_bytes: u64) -> u64 {
+    plan.progress().left * BLOCK_BYTES + changed_bytes
+}
+
 impl Conductor {
-    /// Begins to copy everything.
-    pub(super) fn copy_everything(&mut self) -> Option<Phase> {
+    /// Begins to copy memory, and of disks what may differ.
+    pub(super) fn copy_everything(&mut self, link: &mut Link) -> Option<Phase> {
         self.progress.in_flight.clear();
         self.in_sync = false;
         self.statistics.copying(true);
         let storage = self.attachments.storage();
-        let disks = storage.is_replicated().then(|| DiskCopy {
-            resync: Resync::new(storage.layouts()),
-            jobs: 0,
-            rests: false,
-            earliest: Duration::ZERO,
-        });
-        if disks.is_some() {
-            storage.log().track();
-            "comparing disks with the other replica's".clone_into(&mut self.detail);
+        if !storage.is_replicated() {
+            let memory = Some(self.begin_memory()?);
             return Some(Phase::Copying(Copy {
-                disks,
-                memory: None,
+                disks: None,
+                memory,
             }));
         }
-        let memory = Some(self.begin_memory()?);
-        Some(Phase::Copying(Copy { disks, memory }))
+        storage.log().track();
+        let base = if self.migration.is_some() {
+            Err("for a migration all is compared".to_owned())
+        } else if !link.session.knows_change_records() {
+            Err("the other engine is too old to have a record of changes".to_owned())
+        } else {
+            storage.changes().base()
+        };
+        let plan = match base {
+            Ok(base) => {
+                let mut frames = link.buffer();
+                link.session.disk_base(&mut frames, base);
+                link.send(frames);
+                None
+            }
+            Err(why) => Some(self.compare_all(&why)),
+        };
+        "comparing disks with the other replica's".clone_into(&mut self.detail);
+        Some(Phase::Copying(Copy {
+            disks: Some(DiskCopy::new(plan)),
+            memory: None,
+        }))
+    }
+
+    fn compare_all(&self, why: &dyn std::fmt::Display) -> Resync {
+        let layouts = self.attachments.storage().layouts();
+        tracing::info!(
+            vm = %self.config.vm.name, generation = %self.generation, bytes = disk_bytes(layouts),
+            "comparing all of the disks: {why}"
+        );
+        Resync::new(layouts)
+    }
+
+    /// The other side says where its disks may differ from the base.
+    pub(super) fn changes_told(&mut self, theirs: DiskChanges) {
+        let storage = self.attachments.storage();
+        let layouts = storage.layouts();
+        let plan = match theirs {
+            DiskChanges::Since(theirs) if theirs.is_of(layouts) => {
+                let mut regions = storage.changes().named();
+                regions.unite(&theirs);
+                let plan = Resync::of_regions(layouts, regions);
+                tracing::info!(
+                    vm = %self.config.vm.name, generation = %self.generation,
+                    bytes = plan.progress().blocks * BLOCK_BYTES, of_bytes = disk_bytes(layouts),
+                    "comparing the disks where the records of changes say that they may differ"
+                );
+                plan
+            }
+            DiskChanges::Since(_) => {
+                self.compare_all(&"the other replica's record is of other disks")
+            }
+            DiskChanges::Unknown(why) => self.compare_all(&told_by_peer(why)),
+        };
+        let Some(disks) = self.copy().and_then(|copy| copy.disks.as_mut()) else {
+            return;
+        };
+        if disks.plan.is_none() {
+            disks.plan = Some(plan);
+        }
     }
 
     fn begin_memory(&mut self) -> Option<MemoryCopy> {
@@ -169,9 +233,12 @@ impl Conductor {
         let Some(disks) = copy.disks_at_work() else {
             return;
         };
-        if disks.resync.has_compared_all()
+        let Some(plan) = &mut disks.plan else {
+            return;
+        };
+        if plan.has_compared_all()
             && disks.jobs == 0
-            && disks.rest_bytes(changed) <= DISK_REST_BYTES
+            && rest_bytes(plan, changed) <= DISK_REST_BYTES
         {
             disks.rests = true;
             return self.memory_follows();
@@ -179,8 +246,8 @@ impl Conductor {
         let rate = self.config.replication.resync_mib_per_s;
         while disks.jobs < DISK_JOBS_MAX && clock::now() >= disks.earliest {
             let log = self.attachments.storage().log();
-            log.changed(|number, blocks| disks.resync.changed(number, blocks));
-            let blocks = match disks.resync.step() {
+            log.changed(|number, blocks| plan.changed(number, blocks));
+            let blocks = match plan.step() {
                 Step::Probe(disk, blocks) => {
                     self.disk_jobs.probe(pair.id, disk, blocks);
                     blocks
@@ -198,13 +265,14 @@ impl Conductor {
                 disks.earliest = disks.earliest.max(clock::now()) + pause;
             }
         }
-        let progress = disks.resync.progress();
+        let progress = plan.progress();
         // In steps: every change of the status is news to all agents.
         let copied = progress.copied * BLOCK_BYTES / SHOWN_STEP * SHOWN_STEP;
         let percent = progress.compared * 100 / progress.blocks.max(1);
         self.detail = format!(
-            "making the disks of the other replica equal: {percent} % compared, {} MiB copied",
-            copied / (1024 * 1024)
+            "making the disks of the other replica equal: {percent} % of {} MiB compared, {} MiB copied",
+            mib(progress.blocks * BLOCK_BYTES),
+            mib(copied)
         );
     }
 
@@ -230,7 +298,10 @@ impl Conductor {
         };
         let Phase::Copying(copy) = &mut pair.phase else {
             if pair.id == link {
-                self.verify_event(event);
+                match event {
+                    DiskEvent::Synced => self.synced_here(),
+                    event => self.verify_event(event),
+                }
             }
             return;
         };
@@ -243,6 +314,8 @@ impl Conductor {
         match event {
             DiskEvent::Probe(probe) => session.disk_probe(&mut frames, &probe),
             DiskEvent::Content(blocks) => session.disk_copy(&mut frames, blocks.into_iter()),
+            // Of a round whose session is over.
+            DiskEvent::Synced => return,
             DiskEvent::Failed(disk, error) => {
                 return self.link_lost(&unreadable(disk, &error));
             }
@@ -259,17 +332,35 @@ impl Conductor {
                 tracing::error!(vm = %self.config.vm.name, %disk, %error, "a disk cannot be read");
                 self.verify_ended();
             }
-            DiskEvent::Content(_) => {}
+            DiskEvent::Content(_) | DiskEvent::Synced => {}
         }
     }
 
     /// The other side has compared blocks.
     pub(super) fn compared(&mut self, differing: Differing) {
+        let named = self.attachments.storage().changes().named();
         let Some(disks) = self.copy().and_then(|copy| copy.disks.as_mut()) else {
             return self.verify_compared(differing);
         };
         let (disk, offset) = (differing.disk, differing.offset);
-        if let Err(error) = disks.resync.answered(disk, offset, differing.places()) {
+        let Some(plan) = &mut disks.plan else {
+            let error = UnexpectedAnswer { disk, offset };
+            return self.link_lost(&LinkError::Disk(error.to_string()));
+        };
+        let surprised_before = plan.was_surprised();
+        let answered = plan.answered(disk, offset, differing.places(), &named);
+        if plan.was_surprised() && !surprised_before {
+            let changes = self.attachments.storage().changes();
+            if let Err(error) = changes.forget("it is wrong") {
+                return self.link_lost(&LinkError::Disk(error.to_string()));
+            }
+            tracing::warn!(
+                vm = %self.config.vm.name, %disk, offset, generation = %self.generation,
+                "comparing all of the disks: they differ where the records of changes say that they do \
+                 not. A disk was replaced, or something else wrote to it"
+            );
+        }
+        if let Err(error) = answered {
             self.link_lost(&LinkError::Disk(error.to_string()));
         }
     }
@@ -344,7 +435,10 @@ impl Conductor {
             return;
         }
         let disks = copy.disks.as_mut();
-        let long = disks.filter(|disks| disks.rest_bytes(changed) > DISK_REST_BYTES);
+        let long = disks.filter(|disks| {
+            let plan = disks.plan.as_ref();
+            plan.is_some_and(|plan| rest_bytes(plan, changed) > DISK_REST_BYTES)
+        });
         if let Some(disks) = long {
             disks.rests = false;
             copy.memory = Some(MemoryCopy {
@@ -376,15 +470,18 @@ impl Conductor {
             return false;
         }
         self.attachments.storage().log().log();
+        self.attachments.storage().changes().pair_begins();
+        self.round_begun = None;
         self.log_disks();
         true
     }
 
     fn log_disks(&mut self) {
-        let Some(disks) = self.copy().and_then(|copy| copy.disks.as_ref()) else {
+        let disks = self.copy().and_then(|copy| copy.disks.as_ref());
+        let Some(plan) = disks.and_then(|disks| disks.plan.as_ref()) else {
             return;
         };
-        let progress = disks.resync.progress();
+        let progress = plan.progress();
         tracing::info!(
             vm = %self.config.vm.name, generation = %self.generation, peer = %self.peer_name(),
             compared_blocks = progress.compared, copied_blocks = progress.copied,
@@ -397,7 +494,10 @@ impl Conductor {
             return Err(LinkError::Ended("there is none"));
         };
         let Phase::Copying(Copy {
-            disks: Some(disks), ..
+            disks: Some(DiskCopy {
+                plan: Some(plan), ..
+            }),
+            ..
         }) = &mut pair.phase
         else {
             return Err(LinkError::Ended("the disks were not compared"));
@@ -405,9 +505,9 @@ impl Conductor {
         let storage = self.attachments.storage();
         storage
             .log()
-            .changed(|number, blocks| disks.resync.changed(number, blocks));
+            .changed(|number, blocks| plan.changed(number, blocks));
         let mut frames = pair.link.buffer();
-        while let Step::Copy(disk, range) = disks.resync.step() {
+        while let Step::Copy(disk, range) = plan.step() {
             let blocks = read_blocks(storage.contents(), disk, range)
                 .map_err(|error| unreadable(disk, &error))?;
             pair.link.session.disk_copy(&mut frames, blocks.into_iter());
@@ -416,6 +516,18 @@ impl Conductor {
         pair.link.send(frames);
         Ok(())
     }
+}
+
+fn disk_bytes(layouts: &[DiskLayout]) -> u64 {
+    let bytes = layouts.iter().map(|layout| match layout {
+        DiskLayout::Replicated { capacity_bytes } => *capacity_bytes,
+        DiskLayout::Apart => 0,
+    });
+    bytes.sum()
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1024 * 1024)
 }
 
 fn unreadable(disk: DiskNumber, error: &io::Error) -> LinkError {

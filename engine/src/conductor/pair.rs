@@ -160,6 +160,8 @@ impl Conductor {
             LinkEvent::Up(link) => self.link_up(id, *link),
             LinkEvent::Acked(epoch) => self.acked(epoch),
             LinkEvent::Compared(differing) => self.compared(differing),
+            LinkEvent::DiskChanges(changes) => self.changes_told(changes),
+            LinkEvent::DisksDurable(base) => self.synced_there(base),
             LinkEvent::Alive | LinkEvent::Drained => {}
             LinkEvent::Goodbye(Goodbye::Outdated) => self.finish_peer_outdated(),
             LinkEvent::Goodbye(goodbye) => {
@@ -194,7 +196,7 @@ impl Conductor {
         }
         let phase = match held {
             Some(epoch) => self.continue_from(epoch),
-            None => self.copy_everything(),
+            None => self.copy_everything(&mut link),
         };
         let Some(phase) = phase else { return };
         tracing::info!(
@@ -248,6 +250,7 @@ impl Conductor {
             },
         }
         self.sign_of_life();
+        self.look_after_changes();
         self.finish_if_possible();
     }
 
@@ -374,6 +377,7 @@ impl Conductor {
             }
         };
         self.verify_at_cut();
+        self.begin_disk_round();
         if self.config.replication.hash_epochs {
             let hash = EpochHash::of(&self.machine.memory(), &cut.state.encode());
             hash.log(&self.config.vm.name, self.generation, cut.closed.epoch);
@@ -510,6 +514,7 @@ impl Conductor {
         };
         self.link = LinkState::None;
         self.verify_ended();
+        self.attachments.storage().changes().abort_round();
         if self.finish.as_ref().is_some_and(Finish::has_left) {
             return self.finish_if_possible();
         }
@@ -594,6 +599,7 @@ impl Conductor {
             ..Progress::default()
         };
         self.attachments.storage().log().stop();
+        self.attachments.storage().changes().abort_round();
         if let Err(error) = self.machine.stop_dirty_tracking() {
             tracing::warn!(vm = %self.config.vm.name, "dirty tracking stays on: {}", crate::exit::chain(&error));
         }
@@ -634,7 +640,11 @@ impl Conductor {
             generation: self.generation,
             kind,
         }) {
-            Ok(()) => true,
+            Ok(()) => {
+                let changes = self.attachments.storage().changes();
+                changes.knows(self.generation);
+                true
+            }
             Err(error) => {
                 self.end = Some(End::Failed(error.to_string()));
                 false

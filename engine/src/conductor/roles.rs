@@ -136,6 +136,8 @@ impl Conductor {
         let held = endpoint
             .seize(generation, "it is active itself")
             .ok_or(Refusal::NotInSync)?;
+        // What the other one wanted to be recorded must not come after what this one will change.
+        self.attachments.storage().changes().new_session();
         let (Some(checkpoint), Some(state)) = (held.replica.held(), &held.state) else {
             endpoint.receive(self.receiving(), held);
             self.in_sync = false;
@@ -204,6 +206,14 @@ impl Conductor {
         }
         if let Some(endpoint) = &self.endpoint {
             endpoint.seize(generation, "it is active itself");
+        }
+        self.attachments.storage().changes().new_session();
+        if forced {
+            let why = "the guest was started by force on this node";
+            if let Err(error) = self.attachments.storage().changes().forget(why) {
+                self.receive_again();
+                return Err(Refusal::Failed(error.to_string()));
+            }
         }
         if let Err(text) = self.boot_machine() {
             self.receive_again();
@@ -389,6 +399,7 @@ impl Conductor {
         let own = self.generation;
         self.generation = generation;
         self.write_record(Kind::Outdated);
+        self.attachments.storage().changes().abort_round();
         self.link = LinkState::None;
         self.role = Role::Outdated;
         self.in_sync = false;
@@ -438,6 +449,7 @@ impl Conductor {
         }));
         self.progress = Progress::default();
         self.attachments.storage().log().stop();
+        self.attachments.storage().changes().abort_round();
         if let Err(error) = self.renew_machine() {
             let text = crate::exit::chain(&error);
             self.end = Some(End::Failed(text.clone()));

@@ -204,8 +204,10 @@ impl Conductor {
         verify.compared += range.count;
         for place in differing.places().filter(|place| *place < range.count) {
             verify.differing += 1;
+            let offset = (range.first + place) * BLOCK_BYTES;
+            let changes = self.attachments.storage().changes();
+            changes.spoilt(disk, offset, BLOCK_BYTES);
             if verify.told.len() < TOLD_MAX {
-                let offset = (range.first + place) * BLOCK_BYTES;
                 verify.told.push((disk, offset));
             }
         }

@@ -16,7 +16,8 @@ use kemari_api::{Epoch, NodeName};
 use kemari_replication::active::{
     ActiveConfig, ActiveEvent, ActiveReceiver, ActiveSender, ActiveSession,
 };
-use kemari_replication::wire::{Differing, Goodbye, Refusal};
+use kemari_replication::storage::BaseId;
+use kemari_replication::wire::{Differing, DiskChanges, Goodbye, Refusal};
 use kemari_transport::{Connection, Patience, Tls, connect};
 
 use super::{COPY_PATIENCE, FrameReader, LinkError};
@@ -36,6 +37,10 @@ pub enum LinkEvent {
     Acked(Epoch),
     /// It has compared blocks of a disk.
     Compared(Differing),
+    /// Where its disks may differ from the base that was named.
+    DiskChanges(DiskChanges),
+    /// Its disks are durable, and it has recorded this base.
+    DisksDurable(BaseId),
     /// The other side is alive.
     Alive,
     /// The other side ends the session in good order.
@@ -151,6 +156,8 @@ impl Attempt {
                     self.tell(LinkEvent::Acked(epoch));
                 }
                 ActiveEvent::Compared(differing) => self.tell(LinkEvent::Compared(differing)),
+                ActiveEvent::DiskChanges(changes) => self.tell(LinkEvent::DiskChanges(changes)),
+                ActiveEvent::DisksDurable(base) => self.tell(LinkEvent::DisksDurable(base)),
                 ActiveEvent::Alive => self.tell(LinkEvent::Alive),
                 ActiveEvent::Goodbye(goodbye) => {
                     self.tell(LinkEvent::Goodbye(goodbye));

@@ -18,7 +18,8 @@ use kemari_replication::page::{GuestPages, NoPages, PAGE_BYTES, PageContent, Pag
 use kemari_replication::passive::{
     Call, Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
 };
-use kemari_replication::wire::{Goodbye, Purpose, Refusal};
+use kemari_replication::storage::BaseId;
+use kemari_replication::wire::{DiskChanges, Goodbye, Purpose, Refusal};
 use kemari_transport::{Connection, Listener};
 use kemari_vmm::{GuestRam, MachineState};
 
@@ -288,6 +289,9 @@ struct Reception<'a> {
     silence_max: Duration,
     purpose: Purpose,
     hash_epochs: Option<VmName>,
+    /// What the active side copies, its record of changes or ours names.
+    recorded_since: Option<BaseId>,
+    has_forgotten: bool,
     session: PassiveSession,
     state: Option<MachineState>,
     connection: &'a Connection,
@@ -302,6 +306,7 @@ impl<'a> Reception<'a> {
         held: Held,
         connection: &'a Connection,
     ) -> Self {
+        receiving.disks.new_session();
         Self {
             server,
             ram: receiving.ram,
@@ -309,6 +314,8 @@ impl<'a> Reception<'a> {
             silence_max: receiving.silence_max,
             purpose: receiving.purpose,
             hash_epochs: receiving.hash_epochs,
+            recorded_since: None,
+            has_forgotten: false,
             session: PassiveSession::new(receiving.config, held.replica),
             state: held.state,
             connection,
@@ -355,12 +362,14 @@ impl<'a> Reception<'a> {
                     return self.flush();
                 }
                 PassiveAction::Copy(pages) => {
+                    self.copies()?;
                     if self.state.take().is_some() {
                         self.server.tell(PassiveEvent::Copying);
                     }
                     pages.apply(|index, content| merge_page(&self.ram, index, content))?;
                 }
                 PassiveAction::CopyDisk(changes) => {
+                    self.copies()?;
                     if self.state.take().is_some() {
                         self.server.tell(PassiveEvent::Copying);
                     }
@@ -377,6 +386,17 @@ impl<'a> Reception<'a> {
                     self.session.compared(differing, &mut self.frames);
                     self.flush()?;
                 }
+                PassiveAction::TellChanges(base) => {
+                    let changes = self.disks.changes_since(base);
+                    let fits = matches!(changes, DiskChanges::Since(_));
+                    self.recorded_since = Some(base).filter(|_| fits);
+                    self.session.disk_changes(&changes, &mut self.frames);
+                    self.flush()?;
+                }
+                PassiveAction::MakeDurable(base) => {
+                    let generation = self.session.replica().generation();
+                    self.disks.make_durable(base, generation);
+                }
                 PassiveAction::Complete(checkpoint) => {
                     self.commit(checkpoint)?;
                     if !std::mem::replace(&mut committed, true) {
@@ -389,6 +409,10 @@ impl<'a> Reception<'a> {
                 }
                 PassiveAction::Goodbye(goodbye) => return self.goodbye(goodbye),
             }
+            if let Some(base) = self.disks.made_durable() {
+                self.session.disks_durable(base, &mut self.frames);
+                self.flush()?;
+            }
             // A long copy or a large checkpoint has no other answer for a long time.
             if self.welcomed && clock::now() >= sign_of_life + self.silence_max / 4 {
                 self.session.heartbeat(&mut self.frames);
@@ -396,6 +420,18 @@ impl<'a> Reception<'a> {
                 sign_of_life = clock::now();
             }
         }
+    }
+
+    /// Memory or disks are copied here: what is written to disks from now on, in this session and
+    /// those that continue it, the active side has recorded since our base, or our record is void.
+    fn copies(&mut self) -> Result<(), LinkError> {
+        if self.recorded_since.is_some() || self.has_forgotten {
+            return Ok(());
+        }
+        self.has_forgotten = true;
+        self.disks
+            .forget_changes()
+            .map_err(|error| disk_failed(&error))
     }
 
     fn flush(&mut self) -> Result<(), LinkError> {
@@ -497,50 +533,8 @@ fn other_purpose(ours: Purpose) -> Refusal {
     }
 }
 
-/// Reads a recorded session to its end and merges it into RAM, as if it had come over a link.
-///
-/// # Errors
-/// It is of another VM or machine, damaged, or not complete. RAM may hold a part of it then.
-pub fn receive_recorded(file: std::fs::File, receiving: Receiving) -> Result<Held, LinkError> {
-    let mut reader = FrameReader::of(file);
-    let mut session = PassiveSession::new(receiving.config, Replica::default());
-    let mut state = None;
-    // Nobody reads the answers.
-    let mut answers = Vec::new();
-    loop {
-        let (header, payload) = reader.next()?;
-        match session.on_frame(&header, payload, &Shadow(&receiving.ram))? {
-            PassiveAction::Continue | PassiveAction::Alive => {}
-            PassiveAction::Answer(call) if call.purpose != Purpose::Snapshot => {
-                return Err(LinkError::Ended("it is no snapshot"));
-            }
-            PassiveAction::Answer(_) => session.welcome(&mut answers),
-            PassiveAction::Refuse(refusal) => return Err(LinkError::Refused(refusal)),
-            PassiveAction::Copy(pages) => {
-                pages.apply(|index, content| merge_page(&receiving.ram, index, content))?;
-            }
-            PassiveAction::CopyDisk(_) | PassiveAction::Compare(_) => {
-                return Err(LinkError::Ended("a snapshot holds no disk"));
-            }
-            PassiveAction::Complete(mut checkpoint) => {
-                let decoded = MachineState::decode(&checkpoint.state)
-                    .map_err(|error| LinkError::State(error.to_string()))?;
-                session.accept(&mut checkpoint, &mut answers);
-                merge(&receiving.ram, checkpoint.pages.iter())?;
-                state = Some(decoded);
-            }
-            PassiveAction::Goodbye(_) => break,
-        }
-        answers.clear();
-    }
-    Ok(Held {
-        replica: session.into_replica(),
-        state,
-    })
-}
-
 /// RAM as of the checkpoint accepted last: it is merged before the next frame is read.
-struct Shadow<'a>(&'a GuestRam);
+pub(super) struct Shadow<'a>(pub(super) &'a GuestRam);
 
 impl GuestPages for Shadow<'_> {
     fn read(&self, index: PageIndex, page: &mut [u8; PAGE_BYTES]) -> bool {
@@ -551,7 +545,7 @@ impl GuestPages for Shadow<'_> {
 }
 
 /// Writes pages to RAM.
-fn merge<'p>(
+pub(super) fn merge<'p>(
     ram: &GuestRam,
     mut pages: impl Iterator<Item = (PageIndex, PageContent<'p>)>,
 ) -> Result<(), LinkError> {
@@ -560,7 +554,11 @@ fn merge<'p>(
 
 /// Writes a page to RAM. One that is zero already is left alone, so that memory never touched
 /// stays unallocated.
-fn merge_page(ram: &GuestRam, index: PageIndex, content: PageContent<'_>) -> Result<(), LinkError> {
+pub(super) fn merge_page(
+    ram: &GuestRam,
+    index: PageIndex,
+    content: PageContent<'_>,
+) -> Result<(), LinkError> {
     let failed = |error: kemari_vmm::PageAccessError| LinkError::State(error.to_string());
     let page = kemari_vmm::PageIndex(index.0);
     if content == PageContent::Zero {

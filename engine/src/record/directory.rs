@@ -6,13 +6,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use serde::Serialize;
 
-/// More than any record has.
-const RECORD_BYTES_MAX: u64 = 4096;
+/// More than any record of one line has.
+pub(super) const LINE_BYTES_MAX: u64 = 4096;
 
 /// Makes the directory, gives it to `owner` and opens it.
 pub(super) fn open(path: &Path, owner: Option<(Uid, Gid)>) -> io::Result<File> {
@@ -32,28 +33,43 @@ pub(super) fn open(path: &Path, owner: Option<(Uid, Gid)>) -> io::Result<File> {
 }
 
 /// Replaces the record `name` of an open directory; on return the new one has reached the disk.
-pub(super) fn replace(directory: &File, name: &str, record: &impl Serialize) -> io::Result<()> {
+pub(super) fn replace(directory: &File, name: &str, record: &[u8]) -> io::Result<()> {
     let new = format!("{name}.new");
     // One that an engine of another user left behind could not be written to.
     let _ = unlinkat(directory, new.as_str(), UnlinkatFlags::NoRemoveDir);
     let how = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let mut file = File::from(openat(directory, new.as_str(), how, mode)?);
-    serde_json::to_writer(&mut file, record)?;
-    file.write_all(b"\n")?;
+    file.write_all(record)?;
     file.sync_all()?;
     renameat(directory, new.as_str(), directory, name)?;
     directory.sync_all()
 }
 
-/// Reads a record. The directory belongs to an unprivileged user: whatever lies there that is no
+/// Removes the record `name` of an open directory; on return it is gone from the disk. There may be
+/// none.
+pub(super) fn remove(directory: &File, name: &str) -> io::Result<()> {
+    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => directory.sync_all(),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A record of one line, as bytes.
+pub(super) fn line(record: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Reads a record, of which no more than `bytes_max` count. The directory belongs to an unprivileged user: whatever lies there that is no
 /// plain file is not followed, waited for or read without a bound.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let file = File::options()
         .read(true)
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
         .open(path)?;
     let mut bytes = Vec::new();
-    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
+    file.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -68,7 +68,7 @@ impl DiskRecordFile {
     /// What it says; `None` if this node never received a disk.
     pub fn read(&self) -> Result<Option<DiskRecord>, RecordError> {
         let failed = |error| LicenceFile::error_at("read", self.path.clone(), error);
-        match directory::read(&self.path) {
+        match directory::read(&self.path, directory::LINE_BYTES_MAX) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
                 .map_err(|error| failed(error.into())),
@@ -79,7 +79,8 @@ impl DiskRecordFile {
 
     /// Replaces it; on return the new record has reached the disk.
     pub fn write(&self, record: DiskRecord) -> Result<(), RecordError> {
-        directory::replace(&self.opened, NAME, &record)
+        directory::line(&record)
+            .and_then(|line| directory::replace(&self.opened, NAME, &line))
             .map_err(|error| LicenceFile::error_at("write", self.path.clone(), error))
     }
 }

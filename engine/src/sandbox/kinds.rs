@@ -38,13 +38,15 @@ pub enum Kind {
     Passive,
     /// Reads and syncs replicated disks.
     Disks,
+    /// Writes the record of what may differ between disks.
+    Changes,
     /// The main thread: control socket, signals, systemd.
     Control,
 }
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Vcpu,
         Self::Device,
         Self::Conductor,
@@ -58,6 +60,7 @@ impl Kind {
         Self::Caller,
         Self::Passive,
         Self::Disks,
+        Self::Changes,
         Self::Control,
     ];
 
@@ -89,6 +92,7 @@ impl Kind {
             // It writes the disks and their record.
             Self::Passive => &[STREAMS, DISKS_AND_TAPS, FILES],
             Self::Disks => &[DISKS_AND_TAPS],
+            Self::Changes => &[FILES],
             Self::Control => &[ACCEPT, EVENTS, STREAMS, RUNTIME, THREADS],
         }
     }

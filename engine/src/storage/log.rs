@@ -289,7 +289,7 @@ impl DiskLog {
         inner.open = changes;
     }
 
-    fn tell_room(&self) {
+    pub(super) fn tell_room(&self) {
         for room in &self.rooms {
             // Full: it is readable already.
             let _ = room.write(1);

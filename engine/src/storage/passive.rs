@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use kemari_api::Generation;
 use kemari_replication::storage::{
-    BLOCK_BYTES, Change, DiskChange, DiskNumber, SpaceFate, block_digest,
+    BLOCK_BYTES, BaseId, Change, DiskChange, DiskNumber, SpaceFate, block_digest,
 };
-use kemari_replication::wire::{Differing, Probe};
+use kemari_replication::wire::{Differing, DiskChanges, Probe};
 use kemari_vmm::backend::{DiskContent, Unmap};
 use thiserror::Error;
 
+use super::changes::{Changes, Wholeness};
 use super::thread::DiskJobs;
 use crate::record::{DiskRecord, DiskRecordFile, DiskRecordState, RecordError};
 
@@ -45,6 +46,7 @@ pub enum PassiveDiskError {
 pub struct PassiveDisks {
     contents: Arc<[Option<DiskContent>]>,
     jobs: DiskJobs,
+    changes: Arc<Changes>,
     record: Arc<DiskRecordFile>,
     /// What the record says, as far as this process has written it.
     recorded: Option<DiskRecord>,
@@ -54,11 +56,13 @@ impl PassiveDisks {
     pub(super) fn new(
         contents: Arc<[Option<DiskContent>]>,
         jobs: DiskJobs,
+        changes: Arc<Changes>,
         record: DiskRecordFile,
     ) -> Self {
         Self {
             contents,
             jobs,
+            changes,
             record: Arc::new(record),
             recorded: None,
         }
@@ -83,8 +87,43 @@ impl PassiveDisks {
         if news {
             self.record.write(record)?;
             self.recorded = Some(record);
+            self.changes.disks_are(match state {
+                DiskRecordState::Incomplete => Wholeness::Incomplete,
+                DiskRecordState::Copy => Wholeness::Whole,
+            });
         }
         Ok(news)
+    }
+
+    /// An active replica is served from now on: what another one wanted is void.
+    pub fn new_session(&self) {
+        self.changes.new_session();
+    }
+
+    /// Where the disks may differ from this base.
+    pub fn changes_since(&self, base: BaseId) -> DiskChanges {
+        self.changes.since(base)
+    }
+
+    /// What comes is from a replica that does not know where the disks differ, and does not record for
+    /// us where they will.
+    ///
+    /// # Errors
+    /// The record of changes cannot be removed.
+    pub fn forget_changes(&self) -> Result<(), PassiveDiskError> {
+        let why = "the disks of this node were overwritten by another replica";
+        Ok(self.changes.forget(why)?)
+    }
+
+    /// Makes the disks durable, some time soon, and then records this base.
+    pub fn make_durable(&self, base: BaseId, generation: Generation) {
+        self.jobs
+            .sync_and_record(self.changes.order(base, generation));
+    }
+
+    /// The base for which that was done since this was last asked.
+    pub fn made_durable(&self) -> Option<BaseId> {
+        self.changes.confirmed()
     }
 
     /// Applies changes, in order.

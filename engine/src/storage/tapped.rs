@@ -2,18 +2,20 @@
 //! A replicated disk's back end: every change goes into the log before it goes to the disk.
 //!
 //! Changes that overlap and are in flight together may reach the disk in either order, and the
-//! other host's disk in the other. So one that overlaps waits for the one before it.
+//! other host's disk in the other. So one that overlaps waits for the one before it. So does one whose
+//! place is not yet in the record of what may differ.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use kemari_replication::storage::DiskNumber;
+use kemari_replication::storage::{ChangeEnd, DiskNumber};
 use kemari_vmm::backend::{DiskBackend, DiskCompletion, DiskGeometry, DiskRequest};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::EventFd;
 
+use super::changes::Changes;
 use super::log::DiskLog;
 
 /// A change on its way.
@@ -29,7 +31,10 @@ pub struct TappedDisk {
     number: DiskNumber,
     disk: Box<dyn DiskBackend>,
     log: Arc<DiskLog>,
+    changes: Arc<Changes>,
     in_flight: Vec<InFlight>,
+    /// Tags of flushes on their way.
+    flushes: Vec<u32>,
     /// What waits, in the order it came.
     held: VecDeque<(u32, DiskRequest)>,
     done: Vec<DiskCompletion>,
@@ -53,6 +58,7 @@ impl TappedDisk {
         number: DiskNumber,
         disk: Box<dyn DiskBackend>,
         log: Arc<DiskLog>,
+        changes: Arc<Changes>,
     ) -> io::Result<Self> {
         let room = log
             .room(number)
@@ -65,7 +71,9 @@ impl TappedDisk {
             number,
             disk,
             log,
+            changes,
             in_flight: Vec::new(),
+            flushes: Vec::new(),
             held: VecDeque::new(),
             done: Vec::new(),
             room,
@@ -83,10 +91,22 @@ impl TappedDisk {
         })
     }
 
+    /// Whether its place is recorded; otherwise it soon is.
+    fn is_recorded(&self, request: &DiskRequest) -> bool {
+        let range = request.range().filter(|_| request.changes());
+        range.is_none_or(|(offset, length)| self.changes.may_start(self.number, offset, length))
+    }
+
     fn start(&mut self, tag: u32, request: DiskRequest) {
         // What the disk will refuse changes nothing and has no place in the log.
         if self.disk.geometry().check(&request).is_ok() {
+            if let Some((offset, length)) = request.range().filter(|_| request.changes()) {
+                self.changes.starts(self.number, offset, length);
+            }
             self.log.starts(self.number, &request);
+        }
+        if request == DiskRequest::Flush {
+            self.flushes.push(tag);
         }
         if let Some((offset, length)) = request.range().filter(|_| request.changes()) {
             self.in_flight.push(InFlight {
@@ -109,22 +129,48 @@ impl TappedDisk {
                 .position(|change| change.tag == completion.tag);
             if let Some(place) = place {
                 let change = self.in_flight.swap_remove(place);
-                self.log
-                    .completed(self.number, change.offset, change.length);
+                let (offset, length) = (change.offset, change.length);
+                self.log.completed(self.number, offset, length);
+                let end = match completion.result {
+                    Ok(()) => ChangeEnd::Done,
+                    Err(_) => ChangeEnd::Failed,
+                };
+                self.changes.ended(self.number, offset, length, end);
+            }
+            let flush = self.flushes.iter().position(|tag| *tag == completion.tag);
+            if let Some(flush) = flush {
+                self.flushes.swap_remove(flush);
+                if completion.result.is_err() {
+                    self.changes.sync_failed();
+                }
             }
         }
     }
 
-    /// Lets go what waited; `room` is that of the log.
-    fn let_go(&mut self, mut room: impl FnMut(&DiskLog) -> bool) {
-        while let Some((_, request)) = self.held.front() {
-            if self.overlaps(request) || !room(&self.log) {
-                return;
+    /// Lets go what waited and may go.
+    fn let_go(&mut self) {
+        while let Some((tag, request)) = self.held.pop_front() {
+            if self.overlaps(&request) || !self.log.has_room() || !self.is_recorded(&request) {
+                return self.held.push_front((tag, request));
             }
-            if let Some((tag, request)) = self.held.pop_front() {
-                self.start(tag, request);
-            }
+            self.start(tag, request);
         }
+    }
+
+    /// Lets go what waited for room or the record, which it waits for.
+    fn let_go_whatever(&mut self) -> io::Result<()> {
+        while let Some((tag, request)) = self.held.pop_front() {
+            let range = request.range().filter(|_| request.changes());
+            let recorded = range.map_or(Ok(()), |(offset, length)| {
+                self.changes.wait_to_start(self.number, offset, length)
+            });
+            if self.overlaps(&request) || recorded.is_err() {
+                self.held.push_front((tag, request));
+                return recorded;
+            }
+            self.start(tag, request);
+        }
+        Ok(())
     }
 }
 
@@ -135,7 +181,10 @@ impl DiskBackend for TappedDisk {
 
     fn submit(&mut self, tag: u32, request: DiskRequest) {
         let waits = request.changes()
-            && (!self.held.is_empty() || self.overlaps(&request) || !self.log.has_room());
+            && (!self.held.is_empty()
+                || self.overlaps(&request)
+                || !self.log.has_room()
+                || !self.is_recorded(&request));
         if waits {
             self.held.push_back((tag, request));
         } else {
@@ -149,7 +198,7 @@ impl DiskBackend for TappedDisk {
             let _ = self.room.read();
         }
         self.reap();
-        self.let_go(DiskLog::has_room);
+        self.let_go();
         into.append(&mut self.done);
     }
 
@@ -157,7 +206,7 @@ impl DiskBackend for TappedDisk {
         self.readable.0.as_fd()
     }
 
-    /// What waited for room goes now, and ends up in the open epoch.
+    /// What waited goes now, and ends up in the open epoch.
     fn drain(&mut self) -> io::Result<()> {
         loop {
             self.disk.drain()?;
@@ -165,7 +214,7 @@ impl DiskBackend for TappedDisk {
             if self.held.is_empty() && self.in_flight.is_empty() {
                 break;
             }
-            self.let_go(|_| true);
+            self.let_go_whatever()?;
         }
         if !self.done.is_empty() {
             self.room.write(1)?;

@@ -12,6 +12,7 @@ use kemari_replication::storage::{
 use kemari_replication::wire::Probe;
 use kemari_vmm::backend::DiskContent;
 
+use super::changes::{Changes, Order};
 use crate::conductor::Input;
 use crate::link::active::LinkId;
 use crate::sandbox;
@@ -23,6 +24,8 @@ pub enum DiskEvent {
     Probe(Probe),
     /// Content of blocks.
     Content(Vec<DiskChange>),
+    /// Everything written before is durable.
+    Synced,
     /// A disk of this host cannot be read.
     Failed(DiskNumber, io::Error),
 }
@@ -32,6 +35,16 @@ enum Job {
     Probe(LinkId, DiskNumber, BlockRange),
     Read(LinkId, DiskNumber, BlockRange),
     Sync(DiskNumber),
+    SyncAll(For),
+}
+
+/// Who wants to know that the disks are durable.
+#[derive(Debug, Clone, Copy)]
+enum For {
+    /// This replica, active on this link.
+    Active(LinkId),
+    /// The other one.
+    Peer(Order),
 }
 
 /// Gives the thread work.
@@ -52,6 +65,17 @@ impl DiskJobs {
         let _ = self.jobs.send(Job::Read(link, disk, blocks));
     }
 
+    /// Makes everything written durable, and says when that is done. If it cannot be done, nothing is
+    /// said.
+    pub fn sync_all(&self, link: LinkId) {
+        let _ = self.jobs.send(Job::SyncAll(For::Active(link)));
+    }
+
+    /// Makes everything written durable, and then records the base of this order.
+    pub(super) fn sync_and_record(&self, order: Order) {
+        let _ = self.jobs.send(Job::SyncAll(For::Peer(order)));
+    }
+
     /// Makes what was written to a disk durable, some time soon.
     pub fn sync(&self, disk: DiskNumber) {
         let _ = self.jobs.send(Job::Sync(disk));
@@ -61,10 +85,15 @@ impl DiskJobs {
 /// Starts the thread.
 pub(super) fn start(
     contents: Arc<[Option<DiskContent>]>,
+    changes: Arc<Changes>,
     inputs: mpsc::Sender<Input>,
 ) -> io::Result<DiskJobs> {
     let (jobs, work) = mpsc::channel();
-    let worker = Worker { contents, inputs };
+    let worker = Worker {
+        contents,
+        changes,
+        inputs,
+    };
     thread::Builder::new()
         .name("disks".into())
         .spawn(move || worker.run(&work))?;
@@ -73,6 +102,7 @@ pub(super) fn start(
 
 struct Worker {
     contents: Arc<[Option<DiskContent>]>,
+    changes: Arc<Changes>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -89,7 +119,10 @@ impl Worker {
                     let done = read_blocks(&self.contents, disk, blocks).map(DiskEvent::Content);
                     self.tell(link, disk, done);
                 }
-                Job::Sync(disk) => self.sync(disk),
+                Job::Sync(disk) => {
+                    self.sync(disk);
+                }
+                Job::SyncAll(whom) => self.sync_all(whom),
             }
         }
     }
@@ -109,11 +142,30 @@ impl Worker {
         })
     }
 
-    fn sync(&self, disk: DiskNumber) {
-        if let Some(Some(content)) = self.contents.get(disk.index())
-            && let Err(error) = content.sync()
-        {
-            tracing::error!(%disk, %error, "what this passive replica wrote to its disk may be lost with its host");
+    /// Whether it is durable.
+    fn sync(&self, disk: DiskNumber) -> bool {
+        let content = self.contents.get(disk.index()).and_then(Option::as_ref);
+        match content.map(DiskContent::sync) {
+            Some(Err(error)) => {
+                tracing::error!(%disk, %error, "what was written to this disk may be lost with its host");
+                // The kernel says so once.
+                self.changes.sync_failed();
+                false
+            }
+            Some(Ok(())) | None => true,
+        }
+    }
+
+    fn sync_all(&self, whom: For) {
+        let mut disks = DiskNumber::all().take(self.contents.len());
+        if !disks.all(|disk| self.sync(disk)) {
+            return;
+        }
+        match whom {
+            For::Active(link) => {
+                let _ = self.inputs.send(Input::Disk(link, DiskEvent::Synced));
+            }
+            For::Peer(order) => self.changes.durable(order),
         }
     }
 }

@@ -352,6 +352,24 @@ impl ReplicaProcess {
         self.monitor(&format!("migrate -d {address}")).unwrap();
     }
 
+    /// A record it keeps beside its licence.
+    pub fn record(&self, name: &str) -> PathBuf {
+        self.directory.join("replicas").join(&self.vm).join(name)
+    }
+
+    /// Waits until it has logged this so many times.
+    pub fn wait_for_log(&self, text: &str, times: usize) {
+        let begun = Instant::now();
+        while self.log().matches(text).count() < times {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{text:?} was not logged:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Everything it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()

@@ -8,9 +8,11 @@ use kemari_api::{Epoch, Generation};
 
 use super::{ActiveConfig, ActiveEvent};
 use crate::protocol::{Inbound, ProtocolError, expect_empty};
+use crate::wire::changes::decode_base;
 use crate::wire::message::decode_postcard;
 use crate::wire::{
-    Differing, FrameHeader, FrameKind, Goodbye, PROTOCOL_OLDEST, PROTOCOL_VERSION, Refusal, Welcome,
+    Differing, DiskChanges, FrameHeader, FrameKind, Goodbye, PROTOCOL_OLDEST, PROTOCOL_VERSION,
+    Refusal, Welcome,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,12 @@ impl ActiveReceiver {
             }
             (State::Welcomed, FrameKind::DiskDiffers) => {
                 Ok(ActiveEvent::Compared(Differing::decode(payload)?))
+            }
+            (State::Welcomed, FrameKind::DiskChanges) => {
+                Ok(ActiveEvent::DiskChanges(DiskChanges::decode(payload)?))
+            }
+            (State::Welcomed, FrameKind::DiskSynced) => {
+                Ok(ActiveEvent::DisksDurable(decode_base(kind, payload)?))
             }
             (State::Welcomed, FrameKind::Heartbeat) => {
                 expect_empty(kind, payload)?;

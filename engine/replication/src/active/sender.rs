@@ -16,14 +16,14 @@ use super::encoder::PageEncoder;
 use crate::compression::{Effort, PageTally};
 use crate::output::Output;
 use crate::page::{PAGE_BYTES, PageIndex};
-use crate::storage::DiskChange;
+use crate::storage::{BaseId, DiskChange};
 use crate::wire::disks::{encode_change, has_room_for_change};
 use crate::wire::message::encode_postcard;
 use crate::wire::outputs::{encode_output, has_room_for_output};
 use crate::wire::pages::has_room_for_page;
 use crate::wire::{
     Begin, Commit, FrameKind, FrameWriter, Goodbye, Hello, HelloBody, PAYLOAD_BYTES_MAX,
-    PROTOCOL_OLDEST, Probe, TransactionDigest, VERSION_OF_ENCODINGS,
+    PROTOCOL_OLDEST, Probe, TransactionDigest, VERSION_OF_CHANGE_RECORDS, VERSION_OF_ENCODINGS,
 };
 
 /// What a checkpoint is a difference to.
@@ -198,6 +198,46 @@ impl ActiveSender {
     #[must_use]
     pub const fn carries_disks(&self) -> bool {
         self.version >= DISKS_SINCE
+    }
+
+    /// Whether the peer may have a record of what was changed on disks: it is not older than
+    /// protocol version 4.
+    #[must_use]
+    pub const fn knows_change_records(&self) -> bool {
+        self.version >= VERSION_OF_CHANGE_RECORDS
+    }
+
+    /// Appends a frame that asks the passive side where its disks may differ from this base.
+    ///
+    /// # Panics
+    /// When not called between the Welcome and the first transaction, or when the peer is too old.
+    pub fn disk_base(&mut self, out: &mut Vec<u8>, base: BaseId) {
+        assert!(
+            self.state == State::Copying && self.knows_change_records(),
+            "no base is named while the session is {:?}",
+            self.state
+        );
+        self.base_frame(out, FrameKind::DiskBase, base);
+    }
+
+    /// Appends a frame that asks the passive side to make its disks durable, as of the last epoch
+    /// sent or a later one, and to record this base.
+    ///
+    /// # Panics
+    /// When not called between transactions, or when the peer is too old.
+    pub fn disk_sync(&mut self, out: &mut Vec<u8>, base: BaseId) {
+        assert!(
+            matches!(self.state, State::Between { .. }) && self.knows_change_records(),
+            "no base is given while the session is {:?}",
+            self.state
+        );
+        self.base_frame(out, FrameKind::DiskSync, base);
+    }
+
+    fn base_frame(&mut self, out: &mut Vec<u8>, kind: FrameKind, base: BaseId) {
+        self.writer.frame(out, kind, Epoch::default(), |payload| {
+            payload.extend_from_slice(&base.0);
+        });
     }
 
     /// Appends a frame that asks the passive side to compare blocks of a disk; the answers come in

@@ -6,7 +6,7 @@ use kemari_api::{Generation, NodeName};
 use super::changes::ChangeBatch;
 use super::checkpoint::{Checkpoint, PageBatch};
 use crate::page::RamLayout;
-use crate::storage::DiskLayout;
+use crate::storage::{BaseId, DiskLayout};
 use crate::wire::{Goodbye, Probe, Purpose, Refusal, VmIdentity};
 
 /// What a session of the passive side starts from.
@@ -53,6 +53,12 @@ pub enum PassiveAction<'a> {
     /// Compare these blocks with the disk and answer with
     /// [`super::PassiveSession::compared`].
     Compare(Probe),
+    /// Answer with [`super::PassiveSession::disk_changes`] where the disks may differ from this
+    /// base. Where that is not known, the record of changes goes before a disk is written.
+    TellChanges(BaseId),
+    /// Make the disks durable and record this base; then, not necessarily at once, answer with
+    /// [`super::PassiveSession::disks_durable`].
+    MakeDurable(BaseId),
     /// A transaction is complete: decode its state, then call [`super::PassiveSession::accept`]; drop the
     /// session if it does not decode.
     Complete(Checkpoint),

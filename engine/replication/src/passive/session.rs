@@ -18,12 +18,13 @@ use super::replica::Replica;
 use super::staging::{PageRules, Staging, in_ram};
 use crate::page::GuestPages;
 use crate::protocol::{Inbound, ProtocolError, expect_empty};
-use crate::storage::{BLOCK_BYTES, DiskLayout};
+use crate::storage::{BLOCK_BYTES, BaseId, DiskLayout};
+use crate::wire::changes::decode_base;
 use crate::wire::message::{decode_postcard, encode_postcard};
 use crate::wire::pages::PageReader;
 use crate::wire::{
-    Begin, Commit, Differing, FrameHeader, FrameKind, FrameWriter, Goodbye, Hello, PROTOCOL_OLDEST,
-    PROTOCOL_VERSION, Probe, Refusal, Welcome,
+    Begin, Commit, Differing, DiskChanges, FrameHeader, FrameKind, FrameWriter, Goodbye, Hello,
+    PROTOCOL_OLDEST, PROTOCOL_VERSION, Probe, Refusal, Welcome,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +209,31 @@ impl PassiveSession {
             });
     }
 
+    /// Appends where the disks may differ from the base that was named.
+    ///
+    /// # Panics
+    /// Before the Welcome and after the end.
+    pub fn disk_changes(&mut self, changes: &DiskChanges, out: &mut Vec<u8>) {
+        self.assert_welcomed();
+        self.writer
+            .frame(out, FrameKind::DiskChanges, Epoch::default(), |payload| {
+                changes.encode(payload);
+            });
+    }
+
+    /// Appends that the disks are durable, as of when this base was given or later, and that the
+    /// base is recorded.
+    ///
+    /// # Panics
+    /// Before the Welcome and after the end.
+    pub fn disks_durable(&mut self, base: BaseId, out: &mut Vec<u8>) {
+        self.assert_welcomed();
+        self.writer
+            .frame(out, FrameKind::DiskSynced, Epoch::default(), |payload| {
+                payload.extend_from_slice(&base.0);
+            });
+    }
+
     /// Appends a sign of life.
     ///
     /// # Panics
@@ -255,6 +281,12 @@ impl PassiveSession {
             (State::Copying, FrameKind::CopyPages) => self.copy(header.version, payload),
             (State::Copying, FrameKind::DiskCopy) => self.copy_disk(payload),
             (State::Copying | State::Between { .. }, FrameKind::DiskProbe) => self.probe(payload),
+            (State::Copying, FrameKind::DiskBase) if self.has_disks() => {
+                Ok(PassiveAction::TellChanges(decode_base(kind, payload)?))
+            }
+            (State::Between { .. }, FrameKind::DiskSync) if self.has_disks() => {
+                Ok(PassiveAction::MakeDurable(decode_base(kind, payload)?))
+            }
             (State::Copying | State::Between { .. }, FrameKind::Begin) => {
                 self.begin(header.epoch, payload)
             }
@@ -360,6 +392,11 @@ impl PassiveSession {
         let batch = ChangeBatch::check(&self.config.disks, FrameKind::DiskCopy, payload)?;
         self.replica.forget();
         Ok(PassiveAction::CopyDisk(batch))
+    }
+
+    fn has_disks(&self) -> bool {
+        let mut disks = self.config.disks.iter();
+        disks.any(|disk| matches!(disk, DiskLayout::Replicated { .. }))
     }
 
     fn probe<'a>(&self, payload: &[u8]) -> Result<PassiveAction<'a>, ProtocolError> {

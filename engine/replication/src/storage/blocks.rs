@@ -31,6 +31,8 @@ pub struct ChangedBlocks {
     words: Vec<u64>,
     blocks: u64,
     count: u64,
+    /// No word before this one has a bit.
+    from: usize,
 }
 
 impl ChangedBlocks {
@@ -43,6 +45,7 @@ impl ChangedBlocks {
             words: vec![0; words],
             blocks,
             count: 0,
+            from: 0,
         }
     }
 
@@ -75,12 +78,27 @@ impl ChangedBlocks {
             return;
         }
         let (word, bit) = place(block);
-        if let Some(word) = self.words.get_mut(word)
-            && *word & bit == 0
+        if let Some(bits) = self.words.get_mut(word)
+            && *bits & bit == 0
         {
-            *word |= bit;
+            *bits |= bit;
             self.count += 1;
+            self.from = self.from.min(word);
         }
+    }
+
+    /// Adds the blocks of a range.
+    pub fn add_range(&mut self, range: BlockRange) {
+        for block in range.first..range.first.saturating_add(range.count).min(self.blocks) {
+            self.add(block);
+        }
+    }
+
+    /// Whether a block is in the set.
+    #[must_use]
+    pub fn contains(&self, block: u64) -> bool {
+        let (word, bit) = place(block);
+        self.words.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
     /// Moves everything of another set of the same disk here.
@@ -89,6 +107,7 @@ impl ChangedBlocks {
             return;
         }
         self.count = 0;
+        self.from = self.from.min(other.from);
         for (ours, theirs) in self.words.iter_mut().zip(&mut other.words) {
             *ours |= std::mem::take(theirs);
             self.count += u64::from(ours.count_ones());
@@ -101,7 +120,9 @@ impl ChangedBlocks {
         if self.is_empty() {
             return None;
         }
-        let word = self.words.iter().position(|word| *word != 0)?;
+        let from = self.words.get(self.from..)?;
+        let word = self.from + from.iter().position(|word| *word != 0)?;
+        self.from = word;
         let within = self.words.get(word)?.trailing_zeros();
         let first = word as u64 * 64 + u64::from(within);
         let mut count = 0;

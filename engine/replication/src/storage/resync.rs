@@ -9,6 +9,10 @@
 //! was compared, every answer has come and nothing changed is left; the caller ends it earlier when
 //! so little is left that it can be copied while the guest stands still.
 //!
+//! Where both sides have a record of what may differ, every block of those regions is compared, and
+//! some others: the first ones, the last one and some between. If one of those differs, something is
+//! not as the records say (a disk was put in another's place, say), and everything is compared.
+//!
 //! The caller reads a block after it asked for the step, and reports a block as changed after the
 //! change has completed: so a change that a read may have missed is always copied later.
 
@@ -16,7 +20,7 @@ use std::collections::VecDeque;
 
 use thiserror::Error;
 
-use super::{BLOCK_BYTES, BlockRange, ChangedBlocks, DiskLayout, DiskNumber};
+use super::{BLOCK_BYTES, BlockRange, ChangedBlocks, DiskLayout, DiskNumber, Regions};
 
 /// Most blocks compared by one probe: 2 MiB.
 pub const PROBE_BLOCKS_MAX: u64 = 32;
@@ -24,6 +28,11 @@ pub const PROBE_BLOCKS_MAX: u64 = 32;
 const COPY_BLOCKS_MAX: u64 = 16;
 /// Probes whose answer may be outstanding.
 const PROBES_OUT_MAX: usize = 16;
+/// Blocks at the beginning of a disk that are compared whatever the records say: 1 MiB, where boot
+/// records, partition tables and the first superblock lie.
+const FIRST_BLOCKS: u64 = 16;
+/// Blocks of a disk, evenly spread, that are compared whatever the records say.
+const SPREAD_BLOCKS: u64 = 64;
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +73,51 @@ pub struct UnexpectedAnswer {
 #[derive(Debug)]
 struct Disk {
     number: DiskNumber,
-    blocks: u64,
-    probed: u64,
+    capacity_bytes: u64,
+    /// To be asked about.
+    unprobed: ChangedBlocks,
     differing: ChangedBlocks,
+}
+
+impl Disk {
+    fn new(number: DiskNumber, capacity_bytes: u64) -> Self {
+        Self {
+            number,
+            capacity_bytes,
+            unprobed: ChangedBlocks::none(capacity_bytes),
+            differing: ChangedBlocks::none(capacity_bytes),
+        }
+    }
+
+    fn blocks(&self) -> u64 {
+        self.capacity_bytes.div_ceil(BLOCK_BYTES)
+    }
+
+    fn plan_everything(&mut self) {
+        self.unprobed.add_range(BlockRange {
+            first: 0,
+            count: self.blocks(),
+        });
+    }
+
+    fn plan(&mut self, regions: &Regions) {
+        for bytes in regions.of_disk(self.number) {
+            self.unprobed
+                .add_bytes(bytes.start, bytes.end - bytes.start);
+        }
+        let blocks = self.blocks();
+        for block in 0..FIRST_BLOCKS {
+            self.unprobed.add(block);
+        }
+        self.unprobed.add(blocks.saturating_sub(1));
+        for step in (0..blocks).step_by(step(blocks)) {
+            self.unprobed.add(step);
+        }
+    }
+}
+
+fn step(blocks: u64) -> usize {
+    usize::try_from((blocks / SPREAD_BLOCKS).max(1)).unwrap_or(usize::MAX)
 }
 
 /// The plan.
@@ -75,33 +126,53 @@ pub struct Resync {
     disks: Vec<Disk>,
     asked: VecDeque<(DiskNumber, BlockRange)>,
     progress: Progress,
+    /// Blocks elsewhere are equal, if the records are right.
+    recorded: Option<Regions>,
+    was_surprised: bool,
 }
 
 impl Resync {
     /// A plan that compares these disks, by number, from their first block to the last.
     #[must_use]
     pub fn new(layouts: &[DiskLayout]) -> Self {
-        let disks: Vec<_> = DiskNumber::all()
+        let mut plan = Self::of_nothing(layouts);
+        plan.disks.iter_mut().for_each(Disk::plan_everything);
+        plan.count_blocks();
+        plan
+    }
+
+    /// A plan that compares these regions of disks, outside which they are known to be equal.
+    #[must_use]
+    pub fn of_regions(layouts: &[DiskLayout], regions: Regions) -> Self {
+        let mut plan = Self::of_nothing(layouts);
+        for disk in &mut plan.disks {
+            disk.plan(&regions);
+        }
+        plan.count_blocks();
+        plan.recorded = Some(regions);
+        plan
+    }
+
+    fn of_nothing(layouts: &[DiskLayout]) -> Self {
+        let disks = DiskNumber::all()
             .zip(layouts)
             .filter_map(|(number, layout)| match *layout {
-                DiskLayout::Replicated { capacity_bytes } => Some(Disk {
-                    number,
-                    blocks: capacity_bytes.div_ceil(BLOCK_BYTES),
-                    probed: 0,
-                    differing: ChangedBlocks::none(capacity_bytes),
-                }),
+                DiskLayout::Replicated { capacity_bytes } => {
+                    Some(Disk::new(number, capacity_bytes))
+                }
                 DiskLayout::Apart => None,
-            })
-            .collect();
-        let progress = Progress {
-            blocks: disks.iter().map(|disk| disk.blocks).sum(),
-            ..Progress::default()
-        };
+            });
         Self {
-            disks,
+            disks: disks.collect(),
             asked: VecDeque::new(),
-            progress,
+            progress: Progress::default(),
+            recorded: None,
+            was_surprised: false,
         }
+    }
+
+    fn count_blocks(&mut self) {
+        self.progress.blocks = self.disks.iter().map(|disk| disk.unprobed.len()).sum();
     }
 
     /// These blocks of a disk were changed since this was last called.
@@ -112,7 +183,7 @@ impl Resync {
     }
 
     /// The other side has compared the blocks it was asked about next: these, by their place in the
-    /// probe, differ.
+    /// probe, differ. `named` is where this side may have changed its disks until now.
     ///
     /// # Errors
     /// It was not asked about them.
@@ -121,6 +192,7 @@ impl Resync {
         disk: DiskNumber,
         offset: u64,
         differing: impl Iterator<Item = u64>,
+        named: &Regions,
     ) -> Result<(), UnexpectedAnswer> {
         let expected = self.asked.front().copied();
         let Some((_, range)) =
@@ -130,12 +202,38 @@ impl Resync {
         };
         self.asked.pop_front();
         self.progress.compared += range.count;
-        if let Some(disk) = self.disk(disk) {
-            for place in differing.filter(|place| *place < range.count) {
-                disk.differing.add(range.first + place);
+        let mut surprise = false;
+        for place in differing.filter(|place| *place < range.count) {
+            let block = range.first + place;
+            let offset = block * BLOCK_BYTES;
+            let is_in = |regions: &Regions| regions.contains(disk, offset, BLOCK_BYTES);
+            let recorded = self.recorded.as_ref();
+            surprise |= recorded.is_some_and(|recorded| !is_in(recorded)) && !is_in(named);
+            if let Some(disk) = self.disk(disk) {
+                disk.differing.add(block);
             }
         }
+        if surprise {
+            self.compare_everything();
+        }
         Ok(())
+    }
+
+    /// Blocks differ that, by the records, are equal.
+    fn compare_everything(&mut self) {
+        self.recorded = None;
+        self.was_surprised = true;
+        self.disks.iter_mut().for_each(Disk::plan_everything);
+        // What was compared is compared again.
+        let asked: u64 = self.asked.iter().map(|(_, range)| range.count).sum();
+        self.count_blocks();
+        self.progress.blocks += self.progress.compared + asked;
+    }
+
+    /// Whether the records were wrong, and everything is compared for that.
+    #[must_use]
+    pub const fn was_surprised(&self) -> bool {
+        self.was_surprised
     }
 
     /// What is to be done next. What it names counts as done.
@@ -151,13 +249,7 @@ impl Resync {
             return Step::Wait;
         }
         for disk in &mut self.disks {
-            let left = disk.blocks - disk.probed;
-            if left > 0 {
-                let range = BlockRange {
-                    first: disk.probed,
-                    count: left.min(PROBE_BLOCKS_MAX),
-                };
-                disk.probed += range.count;
+            if let Some(range) = disk.unprobed.take_first(PROBE_BLOCKS_MAX) {
                 self.asked.push_back((disk.number, range));
                 return Step::Probe(disk.number, range);
             }
@@ -211,9 +303,13 @@ mod tests {
         let mut resync = Resync::new(&[DiskLayout::Replicated {
             capacity_bytes: 100 * BLOCK_BYTES,
         }]);
-        assert!(resync.answered(disk(0), 0, [].into_iter()).is_err());
+        assert!(
+            resync
+                .answered(disk(0), 0, [].into_iter(), &Regions::default())
+                .is_err()
+        );
         assert!(matches!(resync.step(), Step::Probe(..)));
-        let wrong = resync.answered(disk(0), BLOCK_BYTES, [].into_iter());
+        let wrong = resync.answered(disk(0), BLOCK_BYTES, [].into_iter(), &Regions::default());
         assert_eq!(
             wrong,
             Err(UnexpectedAnswer {
@@ -221,7 +317,59 @@ mod tests {
                 offset: BLOCK_BYTES
             })
         );
-        assert!(resync.answered(disk(0), 0, [].into_iter()).is_ok());
+        assert!(
+            resync
+                .answered(disk(0), 0, [].into_iter(), &Regions::default())
+                .is_ok()
+        );
+    }
+
+    /// Does everything a plan asks for; which blocks were compared.
+    fn carry_out(resync: &mut Resync, differing: &[u64]) -> Vec<u64> {
+        let mut compared = Vec::new();
+        loop {
+            match resync.step() {
+                Step::Probe(disk, range) => {
+                    compared.extend(range.first..range.first + range.count);
+                    let differs = differing
+                        .iter()
+                        .filter_map(|block| block.checked_sub(range.first));
+                    let named = Regions::default();
+                    let offset = range.first * BLOCK_BYTES;
+                    resync.answered(disk, offset, differs, &named).unwrap();
+                }
+                Step::Copy(..) => {}
+                Step::Wait => unreachable!("every answer comes at once"),
+                Step::Done => return compared,
+            }
+        }
+    }
+
+    #[test]
+    fn by_the_records_only_what_may_differ_is_compared_and_some_more() {
+        let blocks = 1 << 20;
+        let layouts = [DiskLayout::Replicated {
+            capacity_bytes: blocks * BLOCK_BYTES,
+        }];
+        let mut regions = Regions::none(&layouts);
+        let written = blocks / 3 * BLOCK_BYTES;
+        regions.add(disk(0), written, 512);
+        let mut resync = Resync::of_regions(&layouts, regions.clone());
+        let planned = resync.progress().blocks;
+        assert!(planned < 64 + FIRST_BLOCKS + SPREAD_BLOCKS + 2, "{planned}");
+        let compared = carry_out(&mut resync, &[blocks / 3]);
+        assert_eq!(compared.len() as u64, planned);
+        for block in [0, FIRST_BLOCKS - 1, blocks / 3, blocks - 1] {
+            assert!(compared.contains(&block), "{block}");
+        }
+        assert!(!resync.was_surprised() && resync.has_compared_all());
+        assert_eq!(resync.progress().copied, 1);
+        // Another disk in its place.
+        let mut resync = Resync::of_regions(&layouts, regions);
+        let compared = carry_out(&mut resync, &[blocks - 1, 12345]);
+        assert!(resync.was_surprised() && resync.has_compared_all());
+        assert!(compared.len() as u64 >= blocks);
+        assert!(resync.progress().copied >= 2);
     }
 
     /// A guest that writes at any moment, a reader that sees a block before or after, a peer with
@@ -271,9 +419,10 @@ mod tests {
                 .filter(|(place, digest)| self.theirs[first + place] != **digest)
                 .map(|(place, _)| place as u64)
                 .collect();
+            let offset = range.first * BLOCK_BYTES;
             let answer =
                 self.resync
-                    .answered(disk(0), range.first * BLOCK_BYTES, differing.into_iter());
+                    .answered(disk(0), offset, differing.into_iter(), &Regions::default());
             answer.unwrap();
         }
 

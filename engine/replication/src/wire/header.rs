@@ -15,13 +15,16 @@ use super::error::WireError;
 pub const MAGIC: [u8; 4] = *b"KMRI";
 
 /// The protocol version this engine speaks best.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// The oldest protocol version this engine still speaks.
 pub const PROTOCOL_OLDEST: u16 = 2;
 
 /// The first protocol version with pages as LZ4 blocks and deltas.
 pub const VERSION_OF_ENCODINGS: u16 = 3;
+
+/// The first protocol version with records of what may differ between disks.
+pub const VERSION_OF_CHANGE_RECORDS: u16 = 4;
 
 /// Size of a header, in bytes.
 pub const HEADER_BYTES: usize = 48;
@@ -71,11 +74,19 @@ pub enum FrameKind {
     DiskProbe = 16,
     /// Passive to active: which blocks of a probe differ.
     DiskDiffers = 17,
+    /// Active to passive: the base of its record of changes. Since version 4, as the next three.
+    DiskBase = 18,
+    /// Passive to active: where its disks may differ from that base, or that it has none.
+    DiskChanges = 19,
+    /// Active to passive: make your disks durable and record this base.
+    DiskSync = 20,
+    /// Passive to active: they are, and it is recorded.
+    DiskSynced = 21,
 }
 
 impl FrameKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::Hello,
         Self::Welcome,
         Self::Refuse,
@@ -93,7 +104,25 @@ impl FrameKind {
         Self::DiskLog,
         Self::DiskProbe,
         Self::DiskDiffers,
+        Self::DiskBase,
+        Self::DiskChanges,
+        Self::DiskSync,
+        Self::DiskSynced,
     ];
+
+    /// The protocol version it came with.
+    #[must_use]
+    pub const fn since(self) -> u16 {
+        match self {
+            Self::DiskBase | Self::DiskChanges | Self::DiskSync | Self::DiskSynced => {
+                VERSION_OF_CHANGE_RECORDS
+            }
+            Self::DiskCopy | Self::DiskLog | Self::DiskProbe | Self::DiskDiffers => {
+                VERSION_OF_ENCODINGS
+            }
+            _ => PROTOCOL_OLDEST,
+        }
+    }
 
     /// The number that stands for the kind on the wire.
     #[must_use]

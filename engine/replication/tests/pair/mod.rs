@@ -15,8 +15,12 @@ use kemari_replication::passive::{
     Checkpoint, PassiveAction, PassiveConfig, PassiveSession, Replica,
 };
 use kemari_replication::protocol::ProtocolError;
-use kemari_replication::storage::{BLOCK_BYTES, Change, DiskChange, DiskLayout, block_digest};
-use kemari_replication::wire::{Differing, FrameDecoder, Probe, VmIdentity};
+use kemari_replication::storage::{
+    BLOCK_BYTES, BaseId, Change, DiskChange, DiskLayout, Regions, block_digest,
+};
+use kemari_replication::wire::{
+    Differing, DiskChanges, FrameDecoder, NoChanges, Probe, VmIdentity,
+};
 use kemari_replication::{Epoch, Generation, GuestPages, PAGE_BYTES, PageIndex, RamLayout};
 
 /// Pages of the little guest.
@@ -159,6 +163,10 @@ pub struct PassiveSide {
     pub guest: Guest,
     /// Its disk.
     pub disk: Vec<u8>,
+    /// The base it has recorded, and where its disk may differ from it.
+    pub base: Option<BaseId>,
+    /// See `base`.
+    pub changes: Regions,
     /// Bytes towards the active side.
     pub out: Vec<u8>,
     /// Epochs accepted in this session.
@@ -173,6 +181,10 @@ impl PassiveSide {
             session: passive(replica),
             guest,
             disk: vec![0; usize::try_from(DISK_BYTES).expect("a small disk")],
+            base: None,
+            changes: Regions::none(&[DiskLayout::Replicated {
+                capacity_bytes: DISK_BYTES,
+            }]),
             out: Vec::new(),
             accepted: Vec::new(),
             decoder: FrameDecoder::new(),
@@ -198,6 +210,18 @@ impl PassiveSide {
                 PassiveAction::Compare(probe) => {
                     let differing = compare(&self.disk, &probe);
                     self.session.compared(differing, &mut self.out);
+                }
+                PassiveAction::TellChanges(base) => {
+                    let ours = if self.base == Some(base) {
+                        DiskChanges::since(self.changes.clone())
+                    } else {
+                        DiskChanges::Unknown(NoChanges::OtherBase)
+                    };
+                    self.session.disk_changes(&ours, &mut self.out);
+                }
+                PassiveAction::MakeDurable(base) => {
+                    self.base = Some(base);
+                    self.session.disks_durable(base, &mut self.out);
                 }
                 PassiveAction::Complete(mut checkpoint) => {
                     self.session.accept(&mut checkpoint, &mut self.out);

@@ -229,7 +229,10 @@ impl Engine {
                 });
                 let Ok(()) = copied;
             }
-            PassiveAction::CopyDisk(_) | PassiveAction::Compare(_) => {
+            PassiveAction::CopyDisk(_)
+            | PassiveAction::Compare(_)
+            | PassiveAction::TellChanges(_)
+            | PassiveAction::MakeDurable(_) => {
                 unreachable!("the simulated VM has no disk, so its sessions refuse them")
             }
             PassiveAction::Complete(checkpoint) => {

@@ -2,11 +2,21 @@
 //! A disk's content for others than its device: to read it for a copy, and to write a copy.
 
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::file::RawFile;
+use super::file::{Medium, RawFile};
 use super::{DiskGeometry, DiskRequest, Unmap};
+
+/// What a file is known by, as long as it is that file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// Its number in its file system.
+    pub inode: u64,
+    /// When it was made, where its file system tells.
+    pub created: Option<SystemTime>,
+}
 
 /// The content of an open disk. It goes through the host's page cache, which the kernel keeps
 /// coherent with what passes it by. Every call blocks until it is done.
@@ -28,6 +38,22 @@ impl DiskContent {
     #[must_use]
     pub const fn capacity_bytes(&self) -> u64 {
         self.geometry.capacity_bytes
+    }
+
+    /// What tells the file behind the disk from another one in its place. A block device has nothing
+    /// of the kind.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn file_identity(&self) -> io::Result<Option<FileIdentity>> {
+        if self.file.medium == Medium::BlockDevice {
+            return Ok(None);
+        }
+        let metadata = self.file.cached.metadata()?;
+        Ok(Some(FileIdentity {
+            inode: metadata.ino(),
+            created: metadata.created().ok(),
+        }))
     }
 
     /// Fills the buffer from this offset on.
