@@ -107,9 +107,14 @@ impl<'run> Switch<'run> {
     /// A cable that carries nothing in one direction, or in both again.
     pub fn set_one_way(&self, node: &str, lost: Option<Direction>) -> Result<()> {
         let port = checked_port(node)?;
-        let script =
-            "nft delete table netdev $1 2>/dev/null; [ -z \"$2\" ] || nft add table netdev $1 '{
-            chain lost { type filter hook '$2' device '$1' priority 0; policy drop; } }'";
+        let table = "table netdev $1 {
+            chain lost {
+                type filter hook $2 device \"$1\" priority 0; policy drop;
+            }
+        }";
+        let script = format!(
+            "nft delete table netdev $1 2>/dev/null; [ -z \"$2\" ] || nft -f - <<EOF\n{table}\nEOF\n"
+        );
         let hook = match lost {
             None => "",
             // What a node sends comes in at its port.
@@ -117,7 +122,7 @@ impl<'run> Switch<'run> {
             Some(Direction::ToNode) => "egress",
         };
         self.supervisor
-            .run("sh", &["-c", script, "one-way", &port, hook])?;
+            .run("sh", &["-c", &script, "one-way", &port, hook])?;
         Ok(())
     }
 

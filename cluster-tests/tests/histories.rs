@@ -95,6 +95,8 @@ fn histories(nodes: u8, count: u64, seed: u64) {
         for line in &course.left_out {
             println!("  not done: {line}");
         }
+        // Where Pacemaker fences, a node may be gone when it shall be struck.
+        assert!(nodes == 2 || course.left_out.is_empty(), "history {seed}");
         let mended = Instant::now();
         mend_all(&bed).expect("the cluster is whole again");
         vm.wait_protected(bed.nodes())

@@ -2,6 +2,7 @@
 //! What happens in a history. Pure: the same seed and number of nodes make the same plan.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// A node of the bed, counted from 0.
@@ -73,8 +74,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
-/// Blows of one history.
-const BLOWS_MAX: usize = 4;
+/// Blows of one history, at least and at most.
+const BLOWS: RangeInclusive<usize> = 2..=5;
 /// The longest pause after a step: more than Corosync needs to lose a node, and a pair to form.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
@@ -87,7 +88,7 @@ impl Plan {
         let afflicted_max = (nodes.saturating_sub(1) / 2).max(1);
         let mut afflictions: Vec<Option<Affliction>> = vec![None; nodes];
         let mut steps = Vec::new();
-        let blows = random.usize(1..=BLOWS_MAX);
+        let blows = random.usize(BLOWS);
         for _ in 0..blows {
             let afflicted: Vec<_> = numbered(&afflictions)
                 .filter_map(|(node, affliction)| Some((node, affliction?)))
@@ -196,7 +197,7 @@ mod tests {
                 let afflicted = afflictions.iter().flatten().count();
                 prop_assert!(afflicted <= 1 || afflicted * 2 < nodes);
             }
-            prop_assert!((1..=BLOWS_MAX).contains(&blows));
+            prop_assert!(BLOWS.contains(&blows));
         }
     }
 
