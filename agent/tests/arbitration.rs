@@ -3,6 +3,8 @@
 
 #[path = "arbitration/force.rs"]
 mod force;
+#[path = "arbitration/generations.rs"]
+mod generations;
 #[path = "arbitration/safety.rs"]
 mod safety;
 #[path = "arbitration/scenarios.rs"]

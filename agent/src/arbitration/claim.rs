@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Claims: asking the agents to record who holds a generation, and recording it for others.
 //!
-//! A claim names the generation after the one the claimant's replica has. Of two claims of the
-//! same generation at most one finds a majority, because an agent records one only; a claim that
-//! builds on an old generation finds none, because every majority contains an agent that recorded
-//! the newer one. A cold start builds on nothing, so it names those whose turn it was before and
-//! needs their votes, which are not given while an engine there runs or may be starting. A vote
-//! is spoken of only once it is durable.
+//! A claim names the generation after the one the claimant's replica has (`generations.rs` says
+//! when a later one). Of two claims of the same generation at most one finds a majority, because an
+//! agent records one only; a claim that builds on an old generation finds none, because every
+//! majority contains an agent that recorded the newer one. A cold start builds on nothing, so it
+//! names those whose turn it was before and needs their votes, which are not given while an engine
+//! there runs or may be starting. Nobody else records it before they have. A vote is spoken of only
+//! once it is durable.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,7 @@ use kemari_api::{Generation, Licence, NodeName, Role};
 
 use super::cluster::Cluster;
 use super::force::unknown_to_force;
+use super::generations::may_stand;
 use super::message::{Message, Purpose, Record};
 use super::request::Order;
 use super::vm::Vm;
@@ -34,6 +36,8 @@ pub(super) struct Claim {
     pub refusals: BTreeSet<NodeName>,
     /// Who the refusing agents named instead.
     pub instead: Option<(Generation, NodeName)>,
+    /// Every consent is there, and the others were asked again.
+    pub agreed: bool,
 }
 
 impl Vm {
@@ -57,7 +61,10 @@ impl Vm {
                 let consent = self.consent_to_force(cluster, parties);
                 (self.newest_generation(), consent)
             }
-            Purpose::TakeOver | Purpose::Solo => Default::default(),
+            Purpose::TakeOver | Purpose::Solo => {
+                let held = self.local.as_ref().map(|local| local.generation);
+                (held.unwrap_or_default(), BTreeSet::new())
+            }
         };
         let record = Record {
             vm: self.name.clone(),
@@ -77,6 +84,7 @@ impl Vm {
             votes: BTreeSet::new(),
             refusals: BTreeSet::new(),
             instead: None,
+            agreed: false,
         });
         if alone {
             self.vote_for_own(cluster, record, out);
@@ -143,6 +151,9 @@ impl Vm {
             };
             return out.push(Action::Multicast(refusal));
         }
+        if self.waits_for_consent(cluster, &claim) {
+            return;
+        }
         if self.written.as_ref() == Some(&claim) {
             out.push(Action::Multicast(Message::Recorded(claim)));
         } else {
@@ -157,6 +168,7 @@ impl Vm {
         let known = self.record.as_ref().filter(|known| {
             known.generation > claim.generation
                 || (known.generation == claim.generation && known.holder != claim.holder)
+                || may_stand(known, claim)
                 || surprises(known, claim)
                 || unknown_to_force(known, claim)
         });
@@ -166,12 +178,15 @@ impl Vm {
         if let Some(generation) = self.used_here(cluster, claim) {
             return Some((generation, cluster.node.clone()));
         }
+        let outdoes = |generation: Generation| {
+            generation >= claim.generation || !claim.is_start() && generation > claim.after
+        };
         self.others
             .iter()
             .find(|(node, status)| {
                 status.role == Role::Active
                     && **node != claim.holder
-                    && status.generation >= claim.generation
+                    && outdoes(status.generation)
             })
             .map(|(node, status)| (status.generation, node.clone()))
     }
@@ -188,9 +203,8 @@ impl Vm {
             .as_ref()
             .map(|own| own.record.generation)
             .filter(|own| *own != claim.generation);
-        let cold = matches!(claim.purpose, Purpose::ColdStart | Purpose::Forced);
         let used = self.local.as_ref().filter(|local| {
-            local.role == Role::Active || cold && local.role == Role::Passive && local.in_sync
+            local.role == Role::Active || claim.is_start() && local.role == Role::Passive && local.in_sync
         });
         ordered
             .or(claimed)
@@ -262,6 +276,8 @@ impl Vm {
             self.claim = None;
             return;
         }
+        self.ask_the_others(out);
+        let Some(claim) = &self.claim else { return };
         let counted = |nodes: &BTreeSet<NodeName>| nodes.intersection(&cluster.configured).count();
         let votes = counted(&claim.votes);
         let own =
@@ -284,10 +300,10 @@ impl Vm {
     }
 
     fn claim_is_justified(&self, cluster: &Cluster, claim: &Claim) -> bool {
-        let next = |generation: Generation| generation.next() == claim.record.generation;
+        let goes_on_from = |generation: Generation| generation == claim.record.after;
         match claim.record.purpose {
             Purpose::TakeOver => {
-                self.local_could_take_over().is_some_and(next)
+                self.local_could_take_over().is_some_and(goes_on_from)
                     && (!self.requests.is_empty()
                         || !self.needs_fencing() && self.active_is_lost(cluster))
             }
@@ -301,7 +317,7 @@ impl Vm {
                 (self.word.is_some() || self.passive_is_lost(cluster))
                     && self
                         .local_is_held_back()
-                        .is_some_and(|l| next(l.generation))
+                        .is_some_and(|local| goes_on_from(local.generation))
             }
         }
     }

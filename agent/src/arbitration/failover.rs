@@ -23,9 +23,10 @@ impl Vm {
         if self.is_forced() || self.needs_fencing() {
             return;
         }
-        let Some(generation) = self.local_could_take_over().map(|own| own.next()) else {
+        let Some(held) = self.local_could_take_over() else {
             return;
         };
+        let generation = self.generation_after(cluster, held);
         if self.active_is_lost(cluster) && !self.has_just_failed(generation) {
             self.start_claim(cluster, Purpose::TakeOver, generation, false, out);
         }

@@ -58,7 +58,7 @@ impl Vm {
             return;
         };
         let (held, peer) = (local.generation, local.peer.clone());
-        let generation = held.next();
+        let generation = self.generation_after(cluster, held);
         // While the engine still believes in its pair, it would refuse.
         let cut = local.licence == Licence::Cut;
         if self

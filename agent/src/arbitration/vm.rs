@@ -251,11 +251,13 @@ impl Vm {
             .max()
     }
 
-    /// Anything at all that names a generation newer than `than` for another node.
+    /// Anything at all that names a generation newer than `than` for another node, but for claims
+    /// that can never count.
     pub fn newer_rumoured(&self, cluster: &Cluster, than: Generation) -> bool {
         let records = self.heard.values().chain(&self.record);
         records
             .filter(|record| record.holder != cluster.node)
+            .filter(|record| !self.never_counts(cluster, record, than))
             .map(|record| record.generation)
             .chain(self.others.values().map(|status| status.generation))
             .any(|generation| generation > than)
