@@ -169,7 +169,7 @@ impl Vm {
             known.generation > claim.generation
                 || (known.generation == claim.generation && known.holder != claim.holder)
                 || may_stand(known, claim)
-                || surprises(known, claim)
+                || surprises(known, claim, self.newest_granted())
                 || unknown_to_force(known, claim)
         });
         if let Some(known) = known {
@@ -184,9 +184,7 @@ impl Vm {
         self.others
             .iter()
             .find(|(node, status)| {
-                status.role == Role::Active
-                    && **node != claim.holder
-                    && outdoes(status.generation)
+                status.role == Role::Active && **node != claim.holder && outdoes(status.generation)
             })
             .map(|(node, status)| (status.generation, node.clone()))
     }
@@ -204,21 +202,24 @@ impl Vm {
             .map(|own| own.record.generation)
             .filter(|own| *own != claim.generation);
         let used = self.local.as_ref().filter(|local| {
-            local.role == Role::Active || claim.is_start() && local.role == Role::Passive && local.in_sync
+            local.role == Role::Active
+                || claim.is_start() && local.role == Role::Passive && local.in_sync
         });
         ordered
             .or(claimed)
             .or_else(|| used.map(|local| local.generation))
     }
 
-    /// The newest generation on record and the other nodes whose replicas could be using it.
+    /// The newest generation on record and the other nodes whose replicas could be using it, or an
+    /// earlier one if nothing says that it was granted.
     pub(super) fn turn_before(&self, cluster: &Cluster) -> (Generation, BTreeSet<NodeName>) {
         let records = || self.heard.values().chain(&self.record);
         let Some(newest) = records().map(|record| record.generation).max() else {
             return Default::default();
         };
+        let granted = self.newest_granted().min(newest);
         let parties = records()
-            .filter(|record| record.generation == newest)
+            .filter(|record| record.generation >= granted)
             .flat_map(Record::parties)
             .filter(|node| **node != cluster.node)
             .cloned()
@@ -296,6 +297,11 @@ impl Vm {
             || !claim.asked.is_disjoint(&claim.refusals)
         {
             self.lost(out);
+        } else if !claim.record.is_start()
+            && self.generation_after(cluster, claim.record.after) > claim.record.generation
+        {
+            // Those who refuse have told why, and it can be passed over.
+            self.claim = None;
         }
     }
 
@@ -399,10 +405,11 @@ impl Vm {
 }
 
 /// A cold start builds on nothing, so a turn its claimant does not know of may still be going on.
-fn surprises(known: &Record, claim: &Record) -> bool {
+/// `granted`: the newest generation that the voter knows to have been.
+fn surprises(known: &Record, claim: &Record, granted: Generation) -> bool {
     let accounted = |node: &NodeName| *node == claim.holder || claim.consent.contains(node);
     claim.purpose == Purpose::ColdStart
         && known != claim
-        && known.generation >= claim.after
+        && known.generation >= claim.after.min(granted)
         && !known.parties().all(accounted)
 }

@@ -260,6 +260,12 @@ impl World {
         self.tell_membership();
     }
 
+    /// One node is back in the partition of the rest.
+    pub fn rejoin(&mut self, node: usize) {
+        self.nodes[node].partition = 0;
+        self.tell_membership();
+    }
+
     pub fn heal(&mut self) {
         for node in &mut self.nodes {
             node.partition = 0;
