@@ -5,6 +5,8 @@
 mod force;
 #[path = "arbitration/generations.rs"]
 mod generations;
+#[path = "arbitration/policies.rs"]
+mod policies;
 #[path = "arbitration/safety.rs"]
 mod safety;
 #[path = "arbitration/scenarios.rs"]

@@ -217,6 +217,7 @@ impl Conductor {
             generation: Generation::default(),
             epoch: Epoch::default(),
             disks,
+            failover: config.replication.failover,
             peer: String::new(),
             listen: String::new(),
             detail: String::new(),
@@ -463,6 +464,7 @@ impl Conductor {
             generation: self.generation,
             epoch: self.epoch,
             disks: self.disks,
+            failover: self.config.replication.failover,
             peer: self
                 .peer
                 .as_ref()

@@ -311,7 +311,7 @@ impl Vm {
             Purpose::TakeOver => {
                 self.local_could_take_over().is_some_and(goes_on_from)
                     && (!self.requests.is_empty()
-                        || !self.needs_fencing() && self.active_is_lost(cluster))
+                        || !self.waits_for_pacemaker() && self.active_is_lost(cluster))
             }
             Purpose::ColdStart => {
                 let waiting = |role| role == Role::Waiting;
@@ -320,7 +320,7 @@ impl Vm {
             }
             Purpose::Forced => self.is_forced() && self.forced_promotion().is_some(),
             Purpose::Solo => {
-                (self.word.is_some() || self.passive_is_lost(cluster))
+                (self.word.is_some() || self.may_go_solo_unasked(cluster))
                     && self
                         .local_is_held_back()
                         .is_some_and(|local| goes_on_from(local.generation))

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kemari_agent::arbitration::message::Record;
 use kemari_agent::arbitration::{Action, Arbiter, Command, Event, Grounds, RequestId};
 use kemari_api::agent::Vote;
-use kemari_api::replica::{DiskState, Promotion, ReplicaStatus};
+use kemari_api::replica::{DiskState, FailoverPolicy, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role, VmName};
 
 /// One engine process.
@@ -71,6 +71,7 @@ pub struct World {
     pub disks: bool,
     /// Whether it writes to a disk that both nodes see.
     pub shared: bool,
+    pub failover: FailoverPolicy,
     pub link: bool,
     /// The node on which a person forced the VM last.
     pub forced_on: Option<usize>,
@@ -115,10 +116,18 @@ impl World {
         world
     }
 
+    /// The same with a VM whose policy is `fenced`.
+    pub fn fenced(nodes: usize) -> Self {
+        let mut world = Self::of_vm(nodes, false);
+        world.failover = FailoverPolicy::Fenced;
+        world
+    }
+
     fn of_vm(nodes: usize, disks: bool) -> Self {
         let mut world = Self {
             disks,
             shared: false,
+            failover: FailoverPolicy::Auto,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             link: true,
             forced_on: None,
@@ -295,6 +304,7 @@ impl World {
             } else {
                 DiskState::None
             },
+            failover: self.failover,
             peer: engine
                 .peer
                 .map(|peer| name(peer).to_string())
