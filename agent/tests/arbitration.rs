@@ -7,6 +7,8 @@ mod force;
 mod generations;
 #[path = "arbitration/policies.rs"]
 mod policies;
+#[path = "arbitration/replicas.rs"]
+mod replicas;
 #[path = "arbitration/safety.rs"]
 mod safety;
 #[path = "arbitration/scenarios.rs"]
