@@ -5,13 +5,15 @@
 //! threads, no randomness: the same events give the same actions, so that the shipped code can be
 //! simulated and model-checked. Invariants: an agent records at most one holder a (VM,
 //! generation), and says so only after the record is durable; nothing is claimed, recorded or
-//! promoted without quorum; a claim names exactly the generation after the one its replica has.
+//! promoted without quorum; a claim counts only if no other one counted since the generation its
+//! replica has.
 //! See `docs/arbitration.md`. It does not decide when a licence is cut: that is the engine's.
 
 mod claim;
 mod cluster;
 mod failover;
 mod force;
+mod generations;
 mod learning;
 pub mod message;
 mod protect;

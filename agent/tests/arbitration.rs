@@ -3,6 +3,12 @@
 
 #[path = "arbitration/force.rs"]
 mod force;
+#[path = "arbitration/generations.rs"]
+mod generations;
+#[path = "arbitration/policies.rs"]
+mod policies;
+#[path = "arbitration/replicas.rs"]
+mod replicas;
 #[path = "arbitration/safety.rs"]
 mod safety;
 #[path = "arbitration/scenarios.rs"]

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use kemari_api::figures::{Comparison, ReplicaFigures};
-use kemari_api::replica::{DiskState, PATH, ReplicaStatus};
+use kemari_api::replica::{DiskState, FailoverPolicy, PATH, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 use serde_json::Value;
 
@@ -36,6 +36,7 @@ impl Engine {
             generation: Generation::new(4),
             epoch: Epoch::new(9),
             disks: DiskState::Own,
+            failover: FailoverPolicy::Auto,
             peer: "b".to_owned(),
             listen: String::new(),
             detail: "as the test says".to_owned(),

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use kemari_api::console::piece;
-use kemari_api::replica::{DiskState, PATH, ReplicaStatus};
+use kemari_api::replica::{DiskState, FailoverPolicy, PATH, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
@@ -48,6 +48,7 @@ impl Engine {
             listen: String::new(),
             detail: String::new(),
             disks: DiskState::None,
+            failover: FailoverPolicy::Auto,
         }
     }
 

@@ -223,6 +223,7 @@ impl Conductor {
             generation: Generation::default(),
             epoch: Epoch::default(),
             disks,
+            failover: config.replication.failover,
             peer: String::new(),
             listen: String::new(),
             detail: String::new(),
@@ -472,6 +473,7 @@ impl Conductor {
             generation: self.generation,
             epoch: self.epoch,
             disks: self.disks,
+            failover: self.config.replication.failover,
             peer: self
                 .peer
                 .as_ref()

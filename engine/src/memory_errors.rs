@@ -161,7 +161,7 @@ fn consequence(status: &ReplicaStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kemari_api::replica::DiskState;
+    use kemari_api::replica::{DiskState, FailoverPolicy};
     use kemari_api::{Epoch, Generation};
     use kemari_vmm::GuestPhysicalAddress;
 
@@ -177,6 +177,7 @@ mod tests {
             generation: Generation::new(3),
             epoch: Epoch::default(),
             disks: DiskState::None,
+            failover: FailoverPolicy::Auto,
             peer: "node2".into(),
             listen: String::new(),
             detail: String::new(),

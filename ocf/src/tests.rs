@@ -2,7 +2,7 @@
 //! What the unit tests of several modules share, and the tests of the score table.
 
 use kemari_api::agent::{ClusterView, ReplicaView};
-use kemari_api::replica::{DiskState, ReplicaStatus};
+use kemari_api::replica::{DiskState, FailoverPolicy, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 
 use crate::engine::Engine;
@@ -21,6 +21,7 @@ pub(crate) fn status(role: Role) -> ReplicaStatus {
         generation: Generation::new(3),
         epoch: Epoch::new(0),
         disks: DiskState::None,
+        failover: FailoverPolicy::Auto,
         peer: String::new(),
         listen: String::new(),
         detail: String::new(),

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Claims: asking the agents to record who holds a generation, and recording it for others.
 //!
-//! A claim names the generation after the one the claimant's replica has. Of two claims of the
-//! same generation at most one finds a majority, because an agent records one only; a claim that
-//! builds on an old generation finds none, because every majority contains an agent that recorded
-//! the newer one. A cold start builds on nothing, so it names those whose turn it was before and
-//! needs their votes, which are not given while an engine there runs or may be starting. A vote
-//! is spoken of only once it is durable.
+//! A claim names the generation after the one the claimant's replica has (`generations.rs` says
+//! when a later one). Of two claims of the same generation at most one finds a majority, because an
+//! agent records one only; a claim that builds on an old generation finds none, because every
+//! majority contains an agent that recorded the newer one. A cold start builds on nothing, so it
+//! names those whose turn it was before and needs their votes, which are not given while an engine
+//! there runs or may be starting. Nobody else records it before they have. A vote is spoken of only
+//! once it is durable.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,7 @@ use kemari_api::{Generation, Licence, NodeName, Role};
 
 use super::cluster::Cluster;
 use super::force::unknown_to_force;
+use super::generations::may_stand;
 use super::message::{Message, Purpose, Record};
 use super::request::Order;
 use super::vm::Vm;
@@ -34,6 +36,8 @@ pub(super) struct Claim {
     pub refusals: BTreeSet<NodeName>,
     /// Who the refusing agents named instead.
     pub instead: Option<(Generation, NodeName)>,
+    /// Every consent is there, and the others were asked again.
+    pub agreed: bool,
 }
 
 impl Vm {
@@ -57,7 +61,10 @@ impl Vm {
                 let consent = self.consent_to_force(cluster, parties);
                 (self.newest_generation(), consent)
             }
-            Purpose::TakeOver | Purpose::Solo => Default::default(),
+            Purpose::TakeOver | Purpose::Solo => {
+                let held = self.local.as_ref().map(|local| local.generation);
+                (held.unwrap_or_default(), BTreeSet::new())
+            }
         };
         let record = Record {
             vm: self.name.clone(),
@@ -77,6 +84,7 @@ impl Vm {
             votes: BTreeSet::new(),
             refusals: BTreeSet::new(),
             instead: None,
+            agreed: false,
         });
         if alone {
             self.vote_for_own(cluster, record, out);
@@ -143,6 +151,9 @@ impl Vm {
             };
             return out.push(Action::Multicast(refusal));
         }
+        if self.waits_for_consent(cluster, &claim) {
+            return;
+        }
         if self.written.as_ref() == Some(&claim) {
             out.push(Action::Multicast(Message::Recorded(claim)));
         } else {
@@ -157,7 +168,8 @@ impl Vm {
         let known = self.record.as_ref().filter(|known| {
             known.generation > claim.generation
                 || (known.generation == claim.generation && known.holder != claim.holder)
-                || surprises(known, claim)
+                || may_stand(known, claim)
+                || surprises(known, claim, self.newest_granted())
                 || unknown_to_force(known, claim)
         });
         if let Some(known) = known {
@@ -166,12 +178,13 @@ impl Vm {
         if let Some(generation) = self.used_here(cluster, claim) {
             return Some((generation, cluster.node.clone()));
         }
+        let outdoes = |generation: Generation| {
+            generation >= claim.generation || !claim.is_start() && generation > claim.after
+        };
         self.others
             .iter()
             .find(|(node, status)| {
-                status.role == Role::Active
-                    && **node != claim.holder
-                    && status.generation >= claim.generation
+                status.role == Role::Active && **node != claim.holder && outdoes(status.generation)
             })
             .map(|(node, status)| (status.generation, node.clone()))
     }
@@ -188,23 +201,25 @@ impl Vm {
             .as_ref()
             .map(|own| own.record.generation)
             .filter(|own| *own != claim.generation);
-        let cold = matches!(claim.purpose, Purpose::ColdStart | Purpose::Forced);
         let used = self.local.as_ref().filter(|local| {
-            local.role == Role::Active || cold && local.role == Role::Passive && local.in_sync
+            local.role == Role::Active
+                || claim.is_start() && local.role == Role::Passive && local.in_sync
         });
         ordered
             .or(claimed)
             .or_else(|| used.map(|local| local.generation))
     }
 
-    /// The newest generation on record and the other nodes whose replicas could be using it.
+    /// The newest generation on record and the other nodes whose replicas could be using it, or an
+    /// earlier one if nothing says that it was granted.
     pub(super) fn turn_before(&self, cluster: &Cluster) -> (Generation, BTreeSet<NodeName>) {
         let records = || self.heard.values().chain(&self.record);
         let Some(newest) = records().map(|record| record.generation).max() else {
             return Default::default();
         };
+        let granted = self.newest_granted().min(newest);
         let parties = records()
-            .filter(|record| record.generation == newest)
+            .filter(|record| record.generation >= granted)
             .flat_map(Record::parties)
             .filter(|node| **node != cluster.node)
             .cloned()
@@ -262,6 +277,8 @@ impl Vm {
             self.claim = None;
             return;
         }
+        self.ask_the_others(out);
+        let Some(claim) = &self.claim else { return };
         let counted = |nodes: &BTreeSet<NodeName>| nodes.intersection(&cluster.configured).count();
         let votes = counted(&claim.votes);
         let own =
@@ -280,16 +297,21 @@ impl Vm {
             || !claim.asked.is_disjoint(&claim.refusals)
         {
             self.lost(out);
+        } else if !claim.record.is_start()
+            && self.generation_after(cluster, claim.record.after) > claim.record.generation
+        {
+            // Those who refuse have told why, and it can be passed over.
+            self.claim = None;
         }
     }
 
     fn claim_is_justified(&self, cluster: &Cluster, claim: &Claim) -> bool {
-        let next = |generation: Generation| generation.next() == claim.record.generation;
+        let goes_on_from = |generation: Generation| generation == claim.record.after;
         match claim.record.purpose {
             Purpose::TakeOver => {
-                self.local_could_take_over().is_some_and(next)
+                self.local_could_take_over().is_some_and(goes_on_from)
                     && (!self.requests.is_empty()
-                        || !self.needs_fencing() && self.active_is_lost(cluster))
+                        || !self.waits_for_pacemaker() && self.active_is_lost(cluster))
             }
             Purpose::ColdStart => {
                 let waiting = |role| role == Role::Waiting;
@@ -298,10 +320,10 @@ impl Vm {
             }
             Purpose::Forced => self.is_forced() && self.forced_promotion().is_some(),
             Purpose::Solo => {
-                (self.word.is_some() || self.passive_is_lost(cluster))
+                (self.word.is_some() || self.may_go_solo_unasked(cluster))
                     && self
                         .local_is_held_back()
-                        .is_some_and(|l| next(l.generation))
+                        .is_some_and(|local| goes_on_from(local.generation))
             }
         }
     }
@@ -383,10 +405,11 @@ impl Vm {
 }
 
 /// A cold start builds on nothing, so a turn its claimant does not know of may still be going on.
-fn surprises(known: &Record, claim: &Record) -> bool {
+/// `granted`: the newest generation that the voter knows to have been.
+fn surprises(known: &Record, claim: &Record, granted: Generation) -> bool {
     let accounted = |node: &NodeName| *node == claim.holder || claim.consent.contains(node);
     claim.purpose == Purpose::ColdStart
         && known != claim
-        && known.generation >= claim.after
+        && known.generation >= claim.after.min(granted)
         && !known.parties().all(accounted)
 }

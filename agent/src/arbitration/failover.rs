@@ -3,10 +3,10 @@
 //!
 //! Lost means: its node left Corosync's membership, or its own agent said that the engine process
 //! ended. With fewer than three nodes the loss of a node is left to Pacemaker, which fences. So is
-//! every loss where both nodes write one disk: what a dead host's kernel had been given may still
+//! every loss where the VM's policy is `fenced`, and where both nodes write one disk: what a dead host's kernel had been given may still
 //! get there until the node is fenced.
 
-use kemari_api::replica::DiskState;
+use kemari_api::replica::{DiskState, FailoverPolicy, ReplicaStatus};
 use kemari_api::{NodeName, Role};
 
 use super::Action;
@@ -20,19 +20,31 @@ impl Vm {
             return;
         }
         // A person's request goes before; it would drop the claim again.
-        if self.is_forced() || self.needs_fencing() {
+        if self.is_forced() || self.waits_for_pacemaker() {
             return;
         }
-        let Some(generation) = self.local_could_take_over().map(|own| own.next()) else {
+        let Some(held) = self.local_could_take_over() else {
             return;
         };
+        let generation = self.generation_after(cluster, held);
         if self.active_is_lost(cluster) && !self.has_just_failed(generation) {
             self.start_claim(cluster, Purpose::TakeOver, generation, false, out);
         }
     }
 
     /// Only Pacemaker's promotion, which follows fencing, lets the local replica take over.
-    pub(super) fn needs_fencing(&self) -> bool {
+    pub(super) fn waits_for_pacemaker(&self) -> bool {
+        self.needs_fencing() || self.is_fenced_by_policy()
+    }
+
+    /// The description of the VM says so.
+    pub(super) fn is_fenced_by_policy(&self) -> bool {
+        let fenced = |local: &ReplicaStatus| local.failover == FailoverPolicy::Fenced;
+        self.local.as_ref().is_some_and(fenced)
+    }
+
+    /// The node of the other replica must be fenced, whatever its agent says.
+    fn needs_fencing(&self) -> bool {
         self.local
             .as_ref()
             .is_some_and(|local| local.disks == DiskState::Shared)

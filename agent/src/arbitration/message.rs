@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The version this build speaks.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// For what a generation is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,7 +51,8 @@ pub struct Record {
     pub holder: NodeName,
     /// What it is used for.
     pub purpose: Purpose,
-    /// For a cold or forced start, the newest generation its holder knew of; otherwise 0.
+    /// For a take-over or solo, the generation of the state it goes on from; for a cold or forced
+    /// start, the newest generation its holder knew of.
     pub after: Generation,
     /// For a cold start, the nodes whose replicas could still be using an earlier generation; for a
     /// forced one, those of them whose agents were there. It counts only with their votes. Empty
@@ -64,6 +65,11 @@ impl Record {
     /// certain to have been granted, one before it.
     pub fn parties(&self) -> impl Iterator<Item = &NodeName> {
         self.consent.iter().chain([&self.holder])
+    }
+
+    /// Builds on no state that it could name, so it counts only with the consent of others.
+    pub const fn is_start(&self) -> bool {
+        matches!(self.purpose, Purpose::ColdStart | Purpose::Forced)
     }
 }
 

@@ -253,7 +253,7 @@ impl Vm {
         }
         Verdict::Claim {
             purpose: Purpose::TakeOver,
-            generation: generation.next(),
+            generation: self.generation_after(cluster, generation),
             alone: cluster.too_few_for_majority(),
         }
     }

@@ -58,7 +58,7 @@ impl Vm {
             return;
         };
         let (held, peer) = (local.generation, local.peer.clone());
-        let generation = held.next();
+        let generation = self.generation_after(cluster, held);
         // While the engine still believes in its pair, it would refuse.
         let cut = local.licence == Licence::Cut;
         if self
@@ -72,7 +72,7 @@ impl Vm {
             .word
             .as_ref()
             .map(|word| !self.seems_alive(cluster, &word.node));
-        let lost = self.passive_is_lost(cluster);
+        let lost = self.may_go_solo_unasked(cluster);
         if said == Some(true) {
             self.act_alone(cluster, out);
         }
@@ -85,6 +85,11 @@ impl Vm {
         let alone = said == Some(true) && cluster.too_few_for_majority();
         self.start_claim(cluster, Purpose::Solo, generation, alone, out);
         self.settle_claim(cluster, out);
+    }
+
+    /// The passive replica is lost, and the policy leaves it to the agents.
+    pub(super) fn may_go_solo_unasked(&self, cluster: &Cluster) -> bool {
+        !self.is_fenced_by_policy() && self.passive_is_lost(cluster)
     }
 
     /// Its agent still announces the replica, or the local one is still in contact with it.

@@ -209,6 +209,16 @@ impl Vm {
             .unwrap_or_default()
     }
 
+    /// The newest generation that a replica is known to have, and which was granted therefore. What
+    /// was claimed before it is over.
+    pub fn newest_granted(&self) -> Generation {
+        let replicas = self.others.values().chain(&self.local);
+        replicas
+            .map(|status| status.generation)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// A generation newer than `than` that another node certainly holds: its replica is active
     /// with it, or a majority recorded it (with fewer than three nodes: anybody), for a cold start
     /// with the consent of those whose turn it was.
@@ -251,11 +261,13 @@ impl Vm {
             .max()
     }
 
-    /// Anything at all that names a generation newer than `than` for another node.
+    /// Anything at all that names a generation newer than `than` for another node, but for claims
+    /// that can never count.
     pub fn newer_rumoured(&self, cluster: &Cluster, than: Generation) -> bool {
         let records = self.heard.values().chain(&self.record);
         records
             .filter(|record| record.holder != cluster.node)
+            .filter(|record| !self.never_counts(cluster, record, than))
             .map(|record| record.generation)
             .chain(self.others.values().map(|status| status.generation))
             .any(|generation| generation > than)

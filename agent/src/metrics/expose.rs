@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use kemari_api::agent::ClusterView;
     use kemari_api::figures::ReplicaFigures;
-    use kemari_api::replica::DiskState;
+    use kemari_api::replica::{DiskState, FailoverPolicy};
     use kemari_api::{Epoch, Generation};
     use std::collections::BTreeMap;
     use std::time::Duration;
@@ -318,6 +318,7 @@ mod tests {
                         generation: Generation::new(3),
                         epoch: Epoch::new(9),
                         disks: DiskState::None,
+                        failover: FailoverPolicy::Auto,
                         peer: String::new(),
                         listen: String::new(),
                         detail: String::new(),

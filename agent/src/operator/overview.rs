@@ -238,7 +238,7 @@ fn why_nobody_runs_it(cluster: Option<&ClusterView>, replicas: &[&ReplicaView]) 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use kemari_api::replica::{DiskState, ReplicaStatus};
+    use kemari_api::replica::{DiskState, FailoverPolicy, ReplicaStatus};
     use kemari_api::{Epoch, Generation};
 
     pub fn replica(node: &str, role: Role, licence: Licence, present: bool) -> ReplicaView {
@@ -254,6 +254,7 @@ pub(crate) mod tests {
                 generation: Generation::new(3),
                 epoch: Epoch::new(9),
                 disks: DiskState::None,
+                failover: FailoverPolicy::Auto,
                 peer: String::new(),
                 listen: String::new(),
                 detail: "replicating".to_owned(),

@@ -108,6 +108,7 @@ fn history(nodes: usize, steps: &[Step]) {
     history_of(World::new(nodes), nodes, steps);
     history_of(World::with_disks(nodes), nodes, steps);
     history_of(World::with_shared_disk(nodes), nodes, steps);
+    history_of(World::fenced(nodes), nodes, steps);
 }
 
 fn history_of(mut world: World, nodes: usize, steps: &[Step]) {

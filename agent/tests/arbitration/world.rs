@@ -3,15 +3,14 @@
 //!
 //! Corosync delivers each message to all agents of a partition in one order, but each node handles
 //! its inbox at its own pace, so views are late. Engines pair, cut, release and take over as
-//! design.md says. `release` checks the two rules: the generation of what leaves never falls, has
-//! one holder, and nobody takes over from a state older than what left.
+//! design.md says: `replicas.rs`, which checks the two rules.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kemari_agent::arbitration::message::Record;
 use kemari_agent::arbitration::{Action, Arbiter, Command, Event, Grounds, RequestId};
 use kemari_api::agent::Vote;
-use kemari_api::replica::{DiskState, Promotion, ReplicaStatus};
+use kemari_api::replica::{DiskState, FailoverPolicy, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role, VmName};
 
 /// One engine process.
@@ -26,7 +25,7 @@ pub struct Engine {
     /// How far the guest has come in the state this replica holds.
     pub state: u64,
     /// The replication session it takes part in.
-    session: u32,
+    pub(super) session: u32,
 }
 
 /// One node: what survives a crash is `disk` and `admitted`.
@@ -38,7 +37,7 @@ pub struct Node {
     pub engine: Option<Engine>,
     disk: BTreeMap<VmName, Record>,
     admitted: bool,
-    guest_disk: GuestDisk,
+    pub(super) guest_disk: GuestDisk,
     inbox: VecDeque<Event>,
     orders: VecDeque<Action>,
     writes: VecDeque<Option<Record>>,
@@ -46,11 +45,11 @@ pub struct Node {
 
 /// The guest's replicated disk on a node, if the VM has one.
 #[derive(Debug, Clone, Copy)]
-struct GuestDisk {
-    state: DiskState,
-    generation: Generation,
+pub struct GuestDisk {
+    pub state: DiskState,
+    pub generation: Generation,
     /// How far the guest was that wrote it.
-    content: u64,
+    pub content: u64,
 }
 
 impl Default for GuestDisk {
@@ -71,15 +70,16 @@ pub struct World {
     pub disks: bool,
     /// Whether it writes to a disk that both nodes see.
     pub shared: bool,
+    pub failover: FailoverPolicy,
     pub link: bool,
     /// The node on which a person forced the VM last.
     pub forced_on: Option<usize>,
     /// Highest generation with which an output left, who let it out, and how far the guest was.
-    released: (Generation, usize, u64),
-    promoted: BTreeMap<Generation, usize>,
+    pub(super) released: (Generation, usize, u64),
+    pub(super) promoted: BTreeMap<Generation, usize>,
     pub answers: BTreeMap<RequestId, Result<(), String>>,
     requests: u64,
-    pids: u32,
+    pub(super) pids: u32,
 }
 
 pub fn vm() -> VmName {
@@ -115,10 +115,18 @@ impl World {
         world
     }
 
+    /// The same with a VM whose policy is `fenced`.
+    pub fn fenced(nodes: usize) -> Self {
+        let mut world = Self::of_vm(nodes, false);
+        world.failover = FailoverPolicy::Fenced;
+        world
+    }
+
     fn of_vm(nodes: usize, disks: bool) -> Self {
         let mut world = Self {
             disks,
             shared: false,
+            failover: FailoverPolicy::Auto,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             link: true,
             forced_on: None,
@@ -141,7 +149,7 @@ impl World {
             .collect()
     }
 
-    fn connected(&self, a: usize, b: usize) -> bool {
+    pub(super) fn connected(&self, a: usize, b: usize) -> bool {
         self.nodes[a].up && self.nodes[b].up && self.nodes[a].partition == self.nodes[b].partition
     }
 
@@ -260,6 +268,12 @@ impl World {
         self.tell_membership();
     }
 
+    /// One node is back in the partition of the rest.
+    pub fn rejoin(&mut self, node: usize) {
+        self.nodes[node].partition = 0;
+        self.tell_membership();
+    }
+
     pub fn heal(&mut self) {
         for node in &mut self.nodes {
             node.partition = 0;
@@ -268,7 +282,7 @@ impl World {
     }
 
     /// The replica's own words go to its agent.
-    fn say(&mut self, node: usize) {
+    pub(super) fn say(&mut self, node: usize) {
         let Some(engine) = &self.nodes[node].engine else {
             return;
         };
@@ -289,6 +303,7 @@ impl World {
             } else {
                 DiskState::None
             },
+            failover: self.failover,
             peer: engine
                 .peer
                 .map(|peer| name(peer).to_string())
@@ -433,213 +448,6 @@ impl World {
         };
         self.push(node, answer);
         true
-    }
-
-    fn become_active(&mut self, node: usize, how: Promotion, generation: Generation) -> bool {
-        let released = self.released;
-        let (disks, disk) = (self.disks, self.nodes[node].guest_disk);
-        let Some(engine) = &mut self.nodes[node].engine else {
-            return false;
-        };
-        let fits = match how {
-            Promotion::TakeOver => engine.role == Role::Passive && engine.in_sync,
-            Promotion::ColdStart | Promotion::ForcedColdStart => engine.role == Role::Waiting,
-        };
-        if !fits || generation <= engine.generation {
-            return false;
-        }
-        if how == Promotion::ForcedColdStart {
-            if disks && disk.state == DiskState::Incomplete {
-                return false;
-            }
-            engine.state = if disks { disk.content } else { released.2 + 1 };
-        } else if how == Promotion::TakeOver {
-            assert!(
-                engine.state >= released.2,
-                "n{} takes over generation {generation} from {} but {} has left",
-                node + 1,
-                engine.state,
-                released.2
-            );
-        } else if !disks {
-            engine.state = released.2 + 1;
-        } else if disk.state == DiskState::Own {
-            assert!(
-                disk.content >= released.2,
-                "n{} boots from a disk of {} but {} has left",
-                node + 1,
-                disk.content,
-                released.2
-            );
-            engine.state = disk.content;
-        } else {
-            return false;
-        }
-        engine.role = Role::Active;
-        engine.licence = Licence::Solo;
-        engine.in_sync = false;
-        engine.generation = generation;
-        self.write_disk(node, DiskState::Own);
-        self.right_of(node, generation);
-        true
-    }
-
-    /// The node's disk is what its engine's guest has made of it.
-    fn write_disk(&mut self, node: usize, state: DiskState) {
-        if let Some(engine) = &self.nodes[node].engine {
-            self.nodes[node].guest_disk = GuestDisk {
-                state,
-                generation: engine.generation,
-                content: engine.state,
-            };
-        }
-    }
-
-    fn go_solo(&mut self, node: usize, generation: Generation) -> bool {
-        let Some(engine) = &mut self.nodes[node].engine else {
-            return false;
-        };
-        let held = matches!(engine.licence, Licence::Cut | Licence::Paired);
-        if engine.role != Role::Active || !held || generation <= engine.generation {
-            return false;
-        }
-        engine.licence = Licence::Solo;
-        engine.in_sync = false;
-        engine.generation = generation;
-        engine.session = 0;
-        self.write_disk(node, DiskState::Own);
-        self.right_of(node, generation);
-        true
-    }
-
-    /// A generation is given once, and never after a newer one was.
-    fn right_of(&mut self, node: usize, generation: Generation) {
-        if let Some((newest, holder)) = self.promoted.last_key_value() {
-            assert!(
-                generation > *newest,
-                "n{} got {generation} after n{} got {newest}",
-                node + 1,
-                holder + 1
-            );
-        }
-        self.promoted.insert(generation, node);
-    }
-
-    fn outdate(&mut self, node: usize, generation: Generation) -> bool {
-        let Some(engine) = &mut self.nodes[node].engine else {
-            return false;
-        };
-        if generation > engine.generation && engine.role == Role::Active {
-            engine.role = Role::Outdated;
-            engine.licence = Licence::None;
-        }
-        true
-    }
-
-    fn pair(&mut self, node: usize, peer: usize) -> bool {
-        let Some(active) = self.nodes[node].engine.clone() else {
-            return false;
-        };
-        let reachable = self.link && self.connected(node, peer);
-        let Some(passive) = self.nodes[peer].engine.as_mut().filter(|_| reachable) else {
-            return false;
-        };
-        let willing = match passive.role {
-            Role::Waiting => true,
-            Role::Passive => passive.generation <= active.generation,
-            Role::Active | Role::Outdated => false,
-        };
-        if active.role != Role::Active || !willing || active.in_sync {
-            return false;
-        }
-        self.pids += 1;
-        passive.role = Role::Passive;
-        passive.in_sync = true;
-        passive.generation = active.generation;
-        passive.state = active.state;
-        passive.peer = Some(node);
-        passive.session = self.pids;
-        self.write_disk(peer, DiskState::Copy);
-        if let Some(active) = &mut self.nodes[node].engine {
-            active.licence = Licence::Paired;
-            active.in_sync = true;
-            active.peer = Some(peer);
-            active.session = self.pids;
-        }
-        self.say(peer);
-        true
-    }
-
-    fn in_contact(&self, node: usize) -> Option<usize> {
-        let active = self.nodes[node].engine.as_ref()?;
-        let peer = active.peer?;
-        let passive = self.nodes[peer].engine.as_ref()?;
-        let paired = passive.role == Role::Passive && passive.session == active.session;
-        (paired && active.session != 0 && self.link && self.connected(node, peer)).then_some(peer)
-    }
-
-    /// The guest runs a little and its output leaves if it may; or a lost contact is noticed.
-    pub fn run_guest(&mut self, node: usize) {
-        let peer = self.in_contact(node);
-        let Some(engine) = self.nodes[node].engine.as_mut() else {
-            return;
-        };
-        if engine.role != Role::Active {
-            return;
-        }
-        match (engine.licence, peer) {
-            (Licence::Solo, _) => {
-                engine.state += 1;
-                let (generation, state) = (engine.generation, engine.state);
-                self.write_disk(node, DiskState::Own);
-                self.release(node, generation, state);
-            }
-            (Licence::Paired | Licence::Cut, Some(peer)) => {
-                engine.state += 1;
-                engine.licence = Licence::Paired;
-                engine.in_sync = true;
-                let (generation, state) = (engine.generation, engine.state);
-                if let Some(passive) = &mut self.nodes[peer].engine {
-                    passive.state = state;
-                    passive.in_sync = true;
-                }
-                self.write_disk(node, DiskState::Own);
-                self.write_disk(peer, DiskState::Copy);
-                self.release(node, generation, state);
-            }
-            (Licence::Paired, None) => {
-                engine.licence = Licence::Cut;
-                engine.in_sync = false;
-                self.say(node);
-            }
-            _ => {}
-        }
-    }
-
-    fn release(&mut self, node: usize, generation: Generation, state: u64) {
-        let (newest, holder, _) = self.released;
-        assert!(
-            generation > newest || (generation == newest && holder == node),
-            "n{} lets out with generation {generation} after n{} with {newest}",
-            node + 1,
-            holder + 1
-        );
-        self.released = (generation, node, state);
-    }
-
-    /// Pacemaker demotes: the last checkpoint is committed if there is somebody to take it.
-    pub fn demote(&mut self, node: usize) {
-        let Some(engine) = self.nodes[node].engine.as_mut() else {
-            return;
-        };
-        if engine.role != Role::Active {
-            return;
-        }
-        engine.role = Role::Waiting;
-        engine.licence = Licence::None;
-        engine.in_sync = false;
-        engine.session = 0;
-        self.say(node);
     }
 
     /// Everything under way happens, with `ticks` passing; guests run.

@@ -82,12 +82,11 @@ impl Model for Cluster {
             Property::always(RULES, |_, world: &World| world.outside.violation.is_none()),
             Property::always(SURVIVES, |_, world: &World| {
                 let spent = &world.spent;
-                let excused = spent.failures > 1 || spent.unprotected || spent.nonsense;
+                let excused = spent.failures > 1 || spent.unprotected;
                 excused || !is_judged(world) || holds(|| survives(world))
             }),
             Property::always(NO_DEAD_END, |_, world: &World| {
-                let excused = world.spent.nonsense;
-                excused || !is_judged(world) || holds(|| world.recovers(Repair::Everything))
+                !is_judged(world) || holds(|| world.recovers(Repair::Everything))
             }),
             Property::sometimes("a passive replica takes over", |_, world: &World| {
                 world.outside.happened.failover

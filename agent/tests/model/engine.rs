@@ -5,7 +5,7 @@
 //! This file has what a replica is and its changes of role (`conductor/roles.rs`).
 
 use kemari_agent::arbitration::Action;
-use kemari_api::replica::{DiskState, Promotion, ReplicaStatus};
+use kemari_api::replica::{DiskState, FailoverPolicy, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence as Shown, Role};
 use kemari_replication::event_tap::{EventTap, TapConfig};
 use kemari_replication::gate::OutputGate;
@@ -99,6 +99,7 @@ impl Engine {
             // Not news to an agent, and not used by it.
             epoch: Epoch::default(),
             disks: DiskState::None,
+            failover: FailoverPolicy::Auto,
             peer: self
                 .peer
                 .map(|peer| name(peer).to_string())

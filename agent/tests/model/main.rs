@@ -8,9 +8,11 @@
 //! is checked and what is not.
 
 mod active;
+mod bad_rules;
 mod checker;
 mod engine;
 mod long;
+mod membership;
 mod moves;
 mod network;
 mod outside;

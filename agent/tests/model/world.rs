@@ -10,8 +10,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use kemari_agent::arbitration::message::{Message, Record};
-use kemari_agent::arbitration::{Action, Arbiter, Command, Event, Grounds, RequestId};
-use kemari_api::replica::Promotion;
+use kemari_agent::arbitration::{Action, Arbiter, Command, Event, RequestId};
 use kemari_api::{Generation, NodeName, Role, VmName};
 use kemari_replication::licence::Permission;
 
@@ -19,7 +18,7 @@ use super::engine::{Around, Engine};
 use super::moves::Spent;
 use super::network::Network;
 use super::outside::{Outside, Violation};
-use super::setup::{Grain, Setup, Variant};
+use super::setup::{Grain, Setup};
 use super::shared::Shared;
 
 pub fn vm() -> VmName {
@@ -64,7 +63,7 @@ pub struct Node {
     pub inbox: VecDeque<Event>,
     said: VecDeque<Message>,
     writes: VecDeque<Option<Record>>,
-    orders: VecDeque<Action>,
+    pub(super) orders: VecDeque<Action>,
     vote: Option<Record>,
     admitted: bool,
     /// The generation in the engine's licence record.
@@ -73,9 +72,9 @@ pub struct Node {
     /// A `promote` of Pacemaker has not been answered.
     pub asked: bool,
     /// It was in one membership with every other since it booted.
-    has_met: bool,
+    pub(super) has_met: bool,
     /// Its view, for the known-bad rules.
-    quorate: bool,
+    pub(super) quorate: bool,
 }
 
 impl Node {
@@ -145,7 +144,7 @@ impl World {
         self.nodes.iter_mut().for_each(Shared::seal);
     }
 
-    fn node(&mut self, node: usize) -> &mut Node {
+    pub(super) fn node(&mut self, node: usize) -> &mut Node {
         self.nodes[node].change()
     }
 
@@ -154,64 +153,6 @@ impl World {
             let inbox = &mut self.node(node).inbox;
             inbox.push_back(event);
             assert!(inbox.len() < 300, "n{} is flooded: {inbox:?}", node + 1);
-        }
-    }
-
-    // --- the cluster's membership -----------------------------------------------------------
-
-    /// Frozen nodes are in nobody's membership.
-    pub fn partition_of(&self, node: usize) -> Vec<usize> {
-        (0..self.nodes.len())
-            .filter(|&other| {
-                other == node
-                    || self.nodes[other].is_live()
-                        && self.nodes[node].is_live()
-                        && self.network.same_partition(node, other)
-            })
-            .collect()
-    }
-
-    /// With two nodes each side of a split is quorate, if it has met the other since it booted
-    /// (Corosync's `two_node` and `wait_for_all`).
-    pub fn is_quorate(&self, node: usize) -> bool {
-        let configured = self.nodes.len();
-        let members = self.partition_of(node).len();
-        members > configured / 2 || configured == 2 && self.nodes[node].has_met
-    }
-
-    pub fn tell_membership(&mut self) {
-        for node in 0..self.nodes.len() {
-            if !self.nodes[node].has_met && self.partition_of(node).len() == self.nodes.len() {
-                self.node(node).has_met = true;
-            }
-        }
-        for node in 0..self.nodes.len() {
-            if !self.nodes[node].is_live() {
-                continue;
-            }
-            let members = self.partition_of(node);
-            let quorate = self.is_quorate(node) || self.network.deluded == Some(node);
-            let event = Event::Quorum {
-                quorate,
-                members: members.iter().copied().map(name).collect(),
-            };
-            self.push(node, event);
-        }
-        self.tell_group();
-    }
-
-    pub fn tell_group(&mut self) {
-        for node in 0..self.nodes.len() {
-            if !self.nodes[node].is_live() {
-                continue;
-            }
-            let agents = self
-                .partition_of(node)
-                .into_iter()
-                .filter(|&other| self.nodes[other].agent.is_some())
-                .map(name)
-                .collect();
-            self.push(node, Event::Group(agents));
         }
     }
 
@@ -509,48 +450,6 @@ impl World {
             for action in actions {
                 self.carry_out(node, action);
             }
-        }
-    }
-
-    /// What a known-bad agent does besides.
-    fn break_rules(&mut self, node: usize, event: &Event) {
-        let setup = self.setup;
-        let this = self.node(node);
-        if let Event::Quorum { quorate, .. } = event {
-            this.quorate = *quorate;
-        }
-        let (vm, quorate) = (vm(), this.quorate);
-        let Some(engine) = this.engine.as_ref().filter(|_| quorate) else {
-            return;
-        };
-        let generation = engine.generation.next();
-        let grounds = Grounds::Pacemaker;
-        match event {
-            Event::PassiveGoneReported { .. }
-                if setup.is(Variant::SoloByFencing) && engine.role == Role::Active =>
-            {
-                this.orders.push_back(Action::GoSolo {
-                    vm,
-                    generation,
-                    grounds,
-                });
-            }
-            Event::Quorum { members, .. }
-                if setup.is(Variant::TakeOverByQuorum)
-                    && engine.in_sync
-                    && engine.role == Role::Passive
-                    && engine
-                        .peer
-                        .is_some_and(|peer| !members.contains(&name(peer))) =>
-            {
-                this.orders.push_back(Action::Promote {
-                    vm,
-                    how: Promotion::TakeOver,
-                    generation,
-                    grounds,
-                });
-            }
-            _ => {}
         }
     }
 

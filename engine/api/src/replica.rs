@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zbus::zvariant::Type;
@@ -42,6 +43,8 @@ pub struct ReplicaStatus {
     pub epoch: Epoch,
     /// What this node's replicated disks are.
     pub disks: DiskState,
+    /// Whose word a change of hands after a loss waits for.
+    pub failover: FailoverPolicy,
     /// The node of the other replica, empty if unknown.
     pub peer: String,
     /// Where this replica accepts a replication connection, such as `kemari:tls:HOST:PORT`, or empty.
@@ -78,6 +81,30 @@ pub enum DiskState {
     Incomplete,
     /// The guest writes to a disk that both nodes see: no take-over before the other node is fenced.
     Shared,
+}
+
+/// Whose word a change of hands after a loss waits for.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, Type, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+#[zvariant(signature = "s")]
+#[schemars(inline)]
+pub enum FailoverPolicy {
+    /// The majority of agents where there are three or more, otherwise Pacemaker, which fences.
+    #[default]
+    Auto,
+    /// Pacemaker, which fences, and then the majority as well.
+    Fenced,
+}
+
+impl std::fmt::Display for FailoverPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Fenced => "fenced",
+        })
+    }
 }
 
 impl std::fmt::Display for DiskState {

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use kemari_api::replica::{self, DiskState, Promotion, ReplicaStatus};
+use kemari_api::replica::{self, DiskState, FailoverPolicy, Promotion, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -65,6 +65,7 @@ impl StandIn {
             generation: Generation::new(1),
             epoch: Epoch::new(0),
             disks: DiskState::None,
+            failover: FailoverPolicy::Auto,
             peer: "node2".to_owned(),
             listen: String::new(),
             detail: "it stands in".to_owned(),

@@ -12,6 +12,7 @@ use super::{
     ResyncMib,
 };
 use crate::NodeName;
+use crate::replica::FailoverPolicy;
 
 /// What checkpoints are spaced for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -75,6 +76,10 @@ pub struct ReplicationSection {
     /// The longest time between checkpoints in milliseconds, 1 to 10000; default 25. Longer means
     /// fewer and larger checkpoints; an output ends the epoch earlier anyway.
     pub epoch_ms_max: EpochMsMax,
+    /// Whose word the replicas wait for when a node or an engine is lost: `auto` (the default), the
+    /// majority of agents where there are three nodes or more, otherwise Pacemaker's; `fenced`,
+    /// always Pacemaker's, which fences first. Must agree on all nodes.
+    pub failover: FailoverPolicy,
     /// How long the first output waits for others before a checkpoint, in microseconds, 0 to
     /// 1000000; default 500. It is added to the latency of every output, and saves checkpoints.
     pub gather_us: GatherUs,
