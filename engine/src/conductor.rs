@@ -22,6 +22,7 @@ mod command;
 mod compression;
 mod copy;
 mod finish;
+mod links;
 mod memory_error;
 mod migration;
 mod pair;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use kemari_api::config::{DiskStorage, ReplicationPolicy, VmConfig};
 use kemari_api::replica::{DiskState, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role};
+use kemari_replication::links::Links;
 use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::{Policy, TriggerConfig};
@@ -55,7 +57,7 @@ use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::link::security::Security;
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
-use crate::record::{DiskRecord, DiskRecordFile, LicenceFile, Record};
+use crate::record::{DiskRecord, DiskRecordFile, Kind, LicenceFile, Record};
 use crate::sandbox;
 use crate::storage::{DiskEvent, DiskJobs, PassiveDisks};
 use capture::Capture;
@@ -143,6 +145,10 @@ pub struct Conductor {
 
     security: Security,
     link: LinkState,
+    /// Where the passive replica is, or was last.
+    links: Option<Links>,
+    /// Which address of this node the active replica has reached.
+    reached_at: Option<String>,
     progress: Progress,
     next_link: u64,
     capture: Capture,
@@ -271,6 +277,8 @@ impl Conductor {
             detail: "waiting to receive or to be promoted".into(),
             security,
             link: LinkState::None,
+            links: None,
+            reached_at: None,
             progress: Progress::default(),
             next_link: 0,
             capture: Capture::default(),

@@ -94,12 +94,14 @@ impl Links {
             let mut known = self.addresses.iter().zip(&self.links);
             known.find(|(other, _)| *other == address)
         };
-        let links = addresses.iter().map(|address| {
-            known(address).map_or_else(Link::new, |(_, link)| link.clone())
-        });
+        let links = addresses
+            .iter()
+            .map(|address| known(address).map_or_else(Link::new, |(_, link)| link.clone()));
         let links: Vec<_> = links.collect();
         let current = self.addresses.get(self.current);
-        let stays = addresses.iter().position(|address| Some(address) == current);
+        let stays = addresses
+            .iter()
+            .position(|address| Some(address) == current);
         self.links = links;
         self.current = stays.unwrap_or(0);
         self.addresses = addresses;
@@ -206,7 +208,11 @@ impl Links {
     /// When a better link is due to be looked at, if there is one.
     #[must_use]
     pub fn better_due(&self) -> Option<Duration> {
-        self.links.iter().take(self.current).map(|link| link.due).min()
+        self.links
+            .iter()
+            .take(self.current)
+            .map(|link| link.due)
+            .min()
     }
 
     /// A better link was looked at, and it does not lead to the other replica.
@@ -317,7 +323,10 @@ mod tests {
         two.carries();
         let better = two.better(at(5)).unwrap();
         two.not_yet(better, at(5), "no route".into());
-        assert_eq!((two.better(at(9)), two.better(at(10))), (None, Some(better)));
+        assert_eq!(
+            (two.better(at(9)), two.better(at(10))),
+            (None, Some(better))
+        );
         assert_eq!(two.failure(better), Some("no route"));
         assert_eq!(two.current(), LinkNumber(1));
     }

@@ -18,6 +18,7 @@ use kemari_replication::wire::Goodbye;
 use tokio::sync::oneshot;
 
 use super::finish::Finish;
+use super::pair::LinkState;
 use super::{Answer, Conductor, End, Refusal};
 use crate::clock;
 use crate::record::Kind;
@@ -58,7 +59,7 @@ impl Conductor {
             reply,
             stopped: None,
         });
-        self.connect(address);
+        self.connect_once(address);
     }
 
     fn may_migrate(&self) -> Answer {
@@ -67,9 +68,9 @@ impl Conductor {
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }
-        if let Some(address) = self.link.address() {
+        if let (Some(links), false) = (&self.links, matches!(self.link, LinkState::None)) {
             return Err(Refusal::Busy {
-                address: address.clone(),
+                addresses: links.addresses().clone(),
             });
         }
         match self.licence() {

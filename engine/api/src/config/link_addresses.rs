@@ -72,7 +72,11 @@ impl FromStr for LinkAddresses {
         let mut parts = text.split(BETWEEN);
         let first = parts.next().unwrap_or_default().parse();
         let others = parts.map(|rest| format!("kemari:{rest}").parse());
-        Self::new(std::iter::once(first).chain(others).collect::<Result<_, _>>()?)
+        Self::new(
+            std::iter::once(first)
+                .chain(others)
+                .collect::<Result<_, _>>()?,
+        )
     }
 }
 
