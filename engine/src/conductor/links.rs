@@ -136,7 +136,7 @@ impl Conductor {
     /// The passive replica is out of reach over this link. What that means for outputs is the
     /// licence's affair.
     pub(super) fn link_lost(&mut self, error: &LinkError) {
-        if matches!(self.link, LinkState::None) {
+        if self.link.is_none() {
             return;
         }
         self.link = LinkState::None;

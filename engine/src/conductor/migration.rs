@@ -18,7 +18,6 @@ use kemari_replication::wire::Goodbye;
 use tokio::sync::oneshot;
 
 use super::finish::Finish;
-use super::pair::LinkState;
 use super::{Answer, Conductor, End, Refusal};
 use crate::clock;
 use crate::record::Kind;
@@ -68,7 +67,7 @@ impl Conductor {
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }
-        if let (Some(links), false) = (&self.links, matches!(self.link, LinkState::None)) {
+        if let (Some(links), false) = (&self.links, self.link.is_none()) {
             return Err(Refusal::Busy {
                 addresses: links.addresses().clone(),
             });

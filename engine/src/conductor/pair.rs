@@ -54,6 +54,13 @@ pub enum LinkState {
     Up(Box<Pair>),
 }
 
+impl LinkState {
+    /// Nobody is replicated to, and nobody is to be.
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
 /// A connection to the passive replica and what is under way on it.
 #[derive(Debug)]
 pub struct Pair {
@@ -99,7 +106,7 @@ pub struct Progress {
     /// Dirty tracking covers everything since `acked`.
     tracked: bool,
     /// A transaction was sent in the session there is now.
-    session_sent: bool,
+    pub session_sent: bool,
 }
 
 impl Conductor {

@@ -309,7 +309,7 @@ impl Conductor {
             .iter()
             .try_for_each(|address| self.security.check(address));
         if let Err(why) = usable {
-            if matches!(self.link, LinkState::None) {
+            if self.link.is_none() {
                 self.not_replicating(&why);
             }
             return Err(Refusal::Failed(why));
