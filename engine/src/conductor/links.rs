@@ -107,7 +107,12 @@ impl Conductor {
         let id = attempt.id;
         self.statistics.link_failed(None);
         match active::start(attempt, way, config) {
-            Ok(()) => self.link = LinkState::Connecting { id, leaving },
+            Ok(()) => {
+                self.link = LinkState::Connecting {
+                    id,
+                    _leaving: leaving,
+                }
+            }
             Err(error) => self.retry_later(&LinkError::Io(error)),
         }
     }
