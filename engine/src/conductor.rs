@@ -26,6 +26,7 @@ mod links;
 mod memory_error;
 mod migration;
 mod pair;
+mod prefault;
 pub mod pulse;
 mod roles;
 mod snapshot;
@@ -64,6 +65,7 @@ use capture::Capture;
 use finish::Finish;
 use migration::Migration;
 use pair::{LinkState, Progress};
+use prefault::Prefault;
 use pulse::Pulse;
 use statistics::Statistics;
 use verify::Verify;
@@ -112,6 +114,8 @@ pub struct Conductor {
     node: NodeName,
     machine: Machine,
     machine_number: u64,
+    /// Its memory, while it is being made ready.
+    prefault: Option<Prefault>,
     /// A page of the machine's memory that the host has lost.
     lost_page: Option<MemoryError>,
     /// What callers of this replica may want.
@@ -251,6 +255,7 @@ impl Conductor {
             node,
             machine,
             machine_number: 0,
+            prefault: None,
             lost_page: None,
             waits_for,
             migration: None,
@@ -338,6 +343,21 @@ impl Conductor {
         endpoint.receive(self.receiving(), held);
         self.endpoint = Some(endpoint);
         self.listen = listen;
+        self.make_memory_ready();
+    }
+
+    /// Takes the machine's memory from the host before somebody waits for it, where that is wanted.
+    fn make_memory_ready(&mut self) {
+        if !self.config.memory.prefault {
+            return;
+        }
+        let vm = self.config.vm.name.clone();
+        match Prefault::start(vm, self.machine.memory()) {
+            Ok(prefault) => self.prefault = Some(prefault),
+            Err(error) => {
+                tracing::warn!(vm = %self.config.vm.name, "memory.prefault: no thread for it: {error}");
+            }
+        }
     }
 
     /// Starts from what this node's records know.
@@ -507,6 +527,7 @@ impl Conductor {
         let _long = self.pulse.long_work();
         self.machine_number += 1;
         self.lost_page = None;
+        self.prefault = None;
         self.machine = new_machine(
             &self.machine_config,
             &self.attachments,

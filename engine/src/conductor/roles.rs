@@ -263,6 +263,7 @@ impl Conductor {
         self.running = true;
         self.in_sync = false;
         self.peer = None;
+        self.prefault = None;
         self.reached_at = None;
         self.link = LinkState::None;
         self.links = None;
@@ -439,6 +440,7 @@ impl Conductor {
             return Err(Refusal::Failed(text));
         }
         self.receive_again();
+        self.make_memory_ready();
         self.running = true;
         self.lose_state(detail);
         tracing::info!(vm = %self.config.vm.name, role = "waiting", generation = %self.generation, "{detail}");

@@ -36,6 +36,8 @@ pub enum Kind {
     Caller,
     /// Receives from the active replica.
     Passive,
+    /// Takes memory from the host ahead of the first copy.
+    Prefault,
     /// Reads and syncs replicated disks.
     Disks,
     /// The main thread: control socket, signals, systemd.
@@ -44,7 +46,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Vcpu,
         Self::Device,
         Self::Conductor,
@@ -57,6 +59,7 @@ impl Kind {
         Self::Door,
         Self::Caller,
         Self::Passive,
+        Self::Prefault,
         Self::Disks,
         Self::Control,
     ];
@@ -78,7 +81,7 @@ impl Kind {
                 STREAMS,
                 CONNECT,
             ],
-            Self::Relay => &[],
+            Self::Relay | Self::Prefault => &[],
             Self::MemoryErrors => &[LAST_WORDS],
             // What is typed may raise the serial port's interrupt.
             Self::Outputs => &[CONNECT, STREAMS, DISKS_AND_TAPS, THREADS, KVM_DEVICES],
