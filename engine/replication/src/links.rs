@@ -223,6 +223,13 @@ impl Links {
         }
     }
 
+    /// A better link could not be looked at, or not be used, for a reason that is not its own.
+    pub fn later(&mut self, link: LinkNumber, now: Duration) {
+        if let Some(link) = self.links.get_mut(link.0) {
+            link.due = now + link.pause;
+        }
+    }
+
     /// The pair goes back to a better link, which is the current one from now on.
     pub fn go_back(&mut self, link: LinkNumber, now: Duration) {
         if let Some(found) = self.links.get_mut(link.0) {
@@ -348,7 +355,7 @@ mod tests {
         /// Whatever happens: a round tries each link once, and a better link is a better one.
         #[test]
         fn rounds_end_and_better_links_are_better(
-            count in 1_usize..=8, events in prop::collection::vec((0_u8..5, 0_u64..100), 0..200)
+            count in 1_usize..=8, events in prop::collection::vec((0_u8..6, 0_u64..100), 0..200)
         ) {
             let mut links = links(count);
             let mut now = 0;
@@ -368,8 +375,12 @@ mod tests {
                         links.go_back(better, at(now));
                         failures = 0;
                     }
-                    _ => if let Some(better) = links.better(at(now)) {
+                    4 => if let Some(better) = links.better(at(now)) {
                         links.not_yet(better, at(now), String::new());
+                    }
+                    _ => if let Some(better) = links.better(at(now)) {
+                        links.later(better, at(now));
+                        prop_assert!(links.better(at(now)) != Some(better));
                     }
                 }
                 prop_assert!(links.current().0 < count);

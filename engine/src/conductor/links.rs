@@ -310,7 +310,16 @@ impl Conductor {
                     pair.look = Some(Look { id, link });
                 }
             }
-            Err(error) => self.not_yet(link, &error),
+            Err(error) => {
+                tracing::debug!(vm = %self.config.vm.name, "no thread to look at a better link: {error}");
+                self.later(link);
+            }
+        }
+    }
+
+    fn later(&mut self, link: LinkNumber) {
+        if let Some(links) = &mut self.links {
+            links.later(link, clock::now());
         }
     }
 
@@ -325,7 +334,8 @@ impl Conductor {
         match event {
             LinkEvent::Reached(connection) if self.may_go_back() => self.go_back(link, connection),
             LinkEvent::Lost(error) => self.not_yet(link, &error),
-            _ => self.not_yet(link, &"the pair was busy"),
+            // The pair has something else to do.
+            _ => self.later(link),
         }
         Ok(())
     }
