@@ -110,7 +110,7 @@ impl Conductor {
             Ok(()) => {
                 self.link = LinkState::Connecting {
                     id,
-                    _leaving: leaving,
+                    _leaving: leaving.map(Box::new),
                 }
             }
             Err(error) => self.retry_later(&LinkError::Io(error)),

@@ -46,7 +46,7 @@ pub enum LinkState {
     Connecting {
         id: LinkId,
         /// What is given up for it, once the other side has answered.
-        _leaving: Option<Link>,
+        _leaving: Option<Box<Link>>,
     },
     /// It was lost and is tried again.
     Retry { at: Duration },

@@ -328,7 +328,7 @@ mod tests {
         let untouched = ram.untouched_pages();
         let is_untouched = |page| untouched.iter().any(|one| one == PageIndex(page));
         assert!(!is_untouched(LOW_PAGES - 600) && !is_untouched(LOW_PAGES + 599));
-        if untouched.len() > 0 {
+        if !untouched.is_empty() {
             assert!(is_untouched(0));
         }
         let beyond = PageIndex(ram.page_count() - 1)..PageIndex(ram.page_count() + 1);
