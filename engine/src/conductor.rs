@@ -346,20 +346,6 @@ impl Conductor {
         self.make_memory_ready();
     }
 
-    /// Takes the machine's memory from the host before somebody waits for it, where that is wanted.
-    fn make_memory_ready(&mut self) {
-        if !self.config.memory.prefault {
-            return;
-        }
-        let vm = self.config.vm.name.clone();
-        match Prefault::start(vm, self.machine.memory()) {
-            Ok(prefault) => self.prefault = Some(prefault),
-            Err(error) => {
-                tracing::warn!(vm = %self.config.vm.name, "memory.prefault: no thread for it: {error}");
-            }
-        }
-    }
-
     /// Starts from what this node's records know.
     pub fn remember(&mut self, licence: Option<Record>, disks: Option<DiskRecord>) {
         let ran = licence.map_or_else(Generation::default, |record| record.generation);

@@ -12,6 +12,7 @@ use std::thread;
 use kemari_api::VmName;
 use kemari_vmm::GuestRam;
 
+use super::Conductor;
 use crate::clock;
 use crate::sandbox;
 
@@ -54,6 +55,22 @@ impl Prefault {
 impl Drop for Prefault {
     fn drop(&mut self) {
         self.wanted.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Conductor {
+    /// Takes the machine's memory from the host before somebody waits for it, where that is wanted.
+    pub(super) fn make_memory_ready(&mut self) {
+        if !self.config.memory.prefault {
+            return;
+        }
+        let vm = self.config.vm.name.clone();
+        match Prefault::start(vm, self.machine.memory()) {
+            Ok(prefault) => self.prefault = Some(prefault),
+            Err(error) => {
+                tracing::warn!(vm = %self.config.vm.name, "memory.prefault: no thread for it: {error}");
+            }
+        }
     }
 }
 
