@@ -344,6 +344,8 @@ impl Conductor {
         self.endpoint = Some(endpoint);
         self.listen = listen;
         self.make_memory_ready();
+        // Whoever asks first, before the conductor runs, is told the address too.
+        self.publish();
     }
 
     /// Starts from what this node's records know.
