@@ -98,7 +98,7 @@ pub enum Command {
     Protect {
         /// The VM.
         vm: VmName,
-        /// Where the other engine waits: kemari:tcp:HOST:PORT.
+        /// Where the other engine waits: kemari:tcp:HOST:PORT; several links with commas between them.
         address: Option<String>,
     },
     /// End the protection of a VM: Pacemaker stops its passive replica and keeps it away.

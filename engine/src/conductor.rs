@@ -23,9 +23,11 @@ mod compression;
 mod copy;
 mod disk_changes;
 mod finish;
+mod links;
 mod memory_error;
 mod migration;
 mod pair;
+mod prefault;
 pub mod pulse;
 mod roles;
 mod snapshot;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use kemari_api::config::{DiskStorage, ReplicationPolicy, VmConfig};
 use kemari_api::replica::{DiskState, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, NodeName, Role};
+use kemari_replication::links::Links;
 use kemari_replication::page::RamLayout;
 use kemari_replication::passive::{PassiveConfig, Replica};
 use kemari_replication::trigger::{Policy, TriggerConfig};
@@ -56,13 +59,14 @@ use crate::link::passive::{Endpoint, Held, PassiveEvent, Receiving};
 use crate::link::security::Security;
 use crate::machine_config::boot_source;
 use crate::outputs::{InputSlot, Outputs};
-use crate::record::{ChangeRecordFile, DiskRecord, DiskRecordFile, LicenceFile, Record};
+use crate::record::{ChangeRecordFile, DiskRecord, DiskRecordFile, Kind, LicenceFile, Record};
 use crate::sandbox;
 use crate::storage::{DiskEvent, DiskJobs, PassiveDisks};
 use capture::Capture;
 use finish::Finish;
 use migration::Migration;
 use pair::{LinkState, Progress};
+use prefault::Prefault;
 use pulse::Pulse;
 use statistics::Statistics;
 use verify::Verify;
@@ -111,6 +115,8 @@ pub struct Conductor {
     node: NodeName,
     machine: Machine,
     machine_number: u64,
+    /// Its memory, while it is being made ready.
+    prefault: Option<Prefault>,
     /// A page of the machine's memory that the host has lost.
     lost_page: Option<MemoryError>,
     /// What callers of this replica may want.
@@ -144,6 +150,10 @@ pub struct Conductor {
 
     security: Security,
     link: LinkState,
+    /// Where the passive replica is, or was last.
+    links: Option<Links>,
+    /// Which address of this node the active replica has reached.
+    reached_at: Option<String>,
     progress: Progress,
     next_link: u64,
     capture: Capture,
@@ -252,6 +262,7 @@ impl Conductor {
             node,
             machine,
             machine_number: 0,
+            prefault: None,
             lost_page: None,
             waits_for,
             migration: None,
@@ -278,6 +289,8 @@ impl Conductor {
             detail: "waiting to receive or to be promoted".into(),
             security,
             link: LinkState::None,
+            links: None,
+            reached_at: None,
             progress: Progress::default(),
             next_link: 0,
             capture: Capture::default(),
@@ -338,6 +351,7 @@ impl Conductor {
         endpoint.receive(self.receiving(), held);
         self.endpoint = Some(endpoint);
         self.listen = listen;
+        self.make_memory_ready();
         // Whoever asks first, before the conductor runs, is told the address too.
         self.publish();
     }
@@ -510,6 +524,7 @@ impl Conductor {
         let _long = self.pulse.long_work();
         self.machine_number += 1;
         self.lost_page = None;
+        self.prefault = None;
         self.machine = new_machine(
             &self.machine_config,
             &self.attachments,

@@ -4,10 +4,12 @@
 //!
 //! [`active`] makes a connection and feeds acknowledgements to the conductor; [`door`] accepts
 //! connections and hears who calls; [`passive`] serves one of them and keeps the shadow RAM. None
-//! decides anything: the sessions judge the frames, the conductor the roles. [`security`] says
+//! decides anything: the sessions judge the frames, the conductor the roles. An active replica that
+//! calls again, over another link, takes the place of its older call ([`arrivals`]). [`security`] says
 //! which transport there is to be, and by what the other side is known.
 
 pub mod active;
+mod arrivals;
 mod door;
 pub mod passive;
 pub mod recorded;

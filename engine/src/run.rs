@@ -3,13 +3,15 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use kemari_api::config::{
-    ConfigError, HostPort, LinkTransport, NamedFile, ReplicationAddress, VmConfig, shown,
+    AddressError, ConfigError, HostPort, LinkAddresses, LinkTransport, NamedFile,
+    ReplicationAddress, VmConfig, shown,
 };
 use kemari_api::replica::Promotion;
 use kemari_api::{Generation, NodeName, VmName, place};
@@ -77,7 +79,7 @@ pub fn run(arguments: &RunArguments) -> Result<(), Failure> {
     // Now, since the sandbox hides keys.
     let security = Security::read(&config.replication);
     let incoming = match &arguments.incoming {
-        Some(text) => Some(listen_address(text, &config, &security)?),
+        Some(text) => Some(listen_address(text, (&config, &node), &security)?),
         None => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -211,14 +213,23 @@ fn waits_for(incoming: &str) -> Purpose {
     }
 }
 
+/// What stands for every address of this node: of IPv4, and of IPv6 too where it has one of those.
+fn every_address(config: &VmConfig, node: &NodeName) -> &'static str {
+    let places = config.replication_places(node);
+    let has_ipv6 = places
+        .iter()
+        .any(|place| place.host.parse::<Ipv6Addr>().is_ok());
+    if has_ipv6 { "::" } else { "0.0.0.0" }
+}
+
 fn listen_address(
     text: &str,
-    config: &VmConfig,
+    (config, node): (&VmConfig, &NodeName),
     security: &Security,
 ) -> Result<ReplicationAddress, Failure> {
     if text == "auto" {
         let place = HostPort {
-            host: "0.0.0.0".into(),
+            host: every_address(config, node).into(),
             port: config.replication.port.number(),
         };
         let address = security.address(place).map_err(|error| no_tls(&error))?;
@@ -263,13 +274,17 @@ fn known_by(address: &ReplicationAddress, security: &Security) -> String {
     }
 }
 
-/// What other replicas are told: the transport that is listened with, and this node's place.
-fn told_address(listening: &ReplicationAddress, place: HostPort) -> ReplicationAddress {
-    match listening {
-        ReplicationAddress::Tcp(_) => ReplicationAddress::Tcp(place),
-        ReplicationAddress::Tls(_) => ReplicationAddress::Tls(place),
-        ReplicationAddress::Unix(path) => ReplicationAddress::Unix(path.clone()),
-    }
+/// What other replicas are told: the transport that is listened with, and this node's places.
+fn told_addresses(
+    listening: &ReplicationAddress,
+    places: Vec<HostPort>,
+) -> Result<LinkAddresses, AddressError> {
+    let with: fn(HostPort) -> ReplicationAddress = match listening {
+        ReplicationAddress::Tcp(_) => ReplicationAddress::Tcp,
+        ReplicationAddress::Tls(_) => ReplicationAddress::Tls,
+        ReplicationAddress::Unix(_) => return Ok(listening.clone().into()),
+    };
+    LinkAddresses::new(places.into_iter().map(with).collect())
 }
 
 fn creation(error: &CreateMachineError) -> Failure {
@@ -304,7 +319,8 @@ async fn supervise(
             let listener = Listener::bind(address, security.tls().cloned(), owner)
                 .map_err(|error| Failure::told(FailureKind::Other, error.to_string()))?;
             tracing::info!(%vm, "listening at {address}{}", known_by(address, &security));
-            let listen = told_address(address, config.replication_place(&node));
+            let listen = told_addresses(address, config.replication_places(&node))
+                .map_err(|error| Failure::new(FailureKind::Configuration, &error))?;
             Some((listener, listen.to_string()))
         }
         Start::Boot { .. } | Start::Restore { .. } => None,

@@ -382,6 +382,33 @@ fn synchronous_mode_stops_the_guest_until_each_acknowledgement() {
 }
 
 #[test]
+fn a_guest_comes_to_memory_that_was_made_ready_for_it() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let outside = Outside::new();
+    let ready = Description {
+        sections: "[memory]\nprefault = true\n",
+        ..outside.description("pages=8")
+    };
+    let mut a = outside.replica("a", "pages=8");
+    let b = ReplicaProcess::start("b", &ready);
+    b.wait("memory ready", |_| {
+        b.log().contains("is ready for the first copy")
+    });
+    assert!(b.log().contains("mib=64"), "{}", b.log());
+    a.promote(Promotion::ColdStart, 1).unwrap();
+    outside.see_more(300);
+    a.protect(&b);
+    outside.see_more(500);
+    a.kill();
+    b.wait("the loss noticed", |status| status.detail.contains("lost"));
+    b.promote(Promotion::TakeOver, 2).unwrap();
+    outside.see_more(500);
+    outside.judge();
+}
+
+#[test]
 fn a_reset_of_the_guest_is_replicated_like_everything_else() {
     if !kvm_or_skip() {
         return;

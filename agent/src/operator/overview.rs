@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kemari_api::agent::{ClusterView, ReplicaView};
+use kemari_api::replica::LinkView;
 use kemari_api::{Licence, NodeName, Role, VmName};
 use serde::Serialize;
 
@@ -77,6 +78,27 @@ pub(super) struct Measured {
     pub copying: bool,
     pub link_failures: u64,
     pub last_link_failure: String,
+    pub links: Vec<Link>,
+}
+
+/// One link to the other replica, the preferred one first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Link {
+    pub address: String,
+    /// `in use`, `tried`, `idle` or `failed`.
+    pub state: String,
+    /// Why it failed last; empty if it did not since it carried the pair.
+    pub failure: String,
+}
+
+impl From<LinkView> for Link {
+    fn from(view: LinkView) -> Self {
+        Self {
+            address: view.address,
+            state: view.state.to_string(),
+            failure: view.failure,
+        }
+    }
 }
 
 /// Everything about these replicas; only `vm` if one is named.

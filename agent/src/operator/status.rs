@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use kemari_api::agent::{ClusterView, ReplicaView};
 use kemari_api::figures::ReplicaFigures;
-use kemari_api::replica::{self, ReplicaProxy, ReplicaStatus};
+use kemari_api::replica::{self, LinkView, ReplicaProxy, ReplicaStatus};
 use kemari_api::{Role, VmName, place};
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
-use super::overview::{FORMAT, Measured, Overview, overview};
+use super::overview::{FORMAT, Link, Measured, Overview, overview};
 use super::paint::Paint;
 use super::{ANSWER_MAX, Form, ask_agent, print, print_json, status_of, table};
 use crate::command::{Ended, Exit};
@@ -143,7 +143,9 @@ async fn measure(
     let mut measured = BTreeMap::new();
     for (vm, proxy, before, begun) in first {
         if let Some(now) = read(&proxy).await {
-            measured.insert(vm, between(&before, now, begun.elapsed()));
+            let time = begun.elapsed();
+            let links = links(&proxy).await;
+            measured.insert(vm, between(&before, now, time, links));
         }
     }
     measured
@@ -153,11 +155,22 @@ async fn read(proxy: &ReplicaProxy<'static>) -> Option<ReplicaFigures> {
     timeout(ANSWER_MAX, proxy.figures()).await.ok()?.ok()
 }
 
+/// The links of a replica; none where its engine is of a release that does not tell.
+pub(super) async fn links(proxy: &ReplicaProxy<'static>) -> Vec<LinkView> {
+    let links = timeout(ANSWER_MAX, proxy.links()).await;
+    links.ok().and_then(Result::ok).unwrap_or_default()
+}
+
 #[allow(
     clippy::cast_precision_loss,
     reason = "rates for people need no 64 bits"
 )]
-fn between(before: &ReplicaFigures, now: ReplicaFigures, time: Duration) -> Measured {
+fn between(
+    before: &ReplicaFigures,
+    now: ReplicaFigures,
+    time: Duration,
+    links: Vec<LinkView>,
+) -> Measured {
     let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / time.as_secs_f64();
     Measured {
         lag_us: now.lag_us,
@@ -172,6 +185,7 @@ fn between(before: &ReplicaFigures, now: ReplicaFigures, time: Duration) -> Meas
         copying: now.copying,
         link_failures: now.link_failures,
         last_link_failure: now.last_link_failure,
+        links: links.into_iter().map(Link::from).collect(),
     }
 }
 
@@ -270,11 +284,17 @@ mod tests {
             &reading(100, 1),
             reading(1100, 21),
             Duration::from_millis(500),
+            Vec::new(),
         );
         assert!((measured.sent_bytes_per_s - 2000.0).abs() < 1e-6);
         assert!((measured.checkpoints_per_s - 40.0).abs() < 1e-6);
         // An engine that was restarted in between.
-        let measured = between(&reading(100, 1), reading(0, 0), Duration::from_millis(500));
+        let measured = between(
+            &reading(100, 1),
+            reading(0, 0),
+            Duration::from_millis(500),
+            Vec::new(),
+        );
         assert!(measured.sent_bytes_per_s.abs() < 1e-6);
     }
 }

@@ -29,14 +29,38 @@ pub(super) fn screen(overview: &Overview, paint: Paint) -> String {
     text.push_str(&replicas(&overview.vms, paint));
     let mut first = true;
     for vm in &overview.vms {
-        let Some(why) = &vm.why_not else { continue };
-        if std::mem::take(&mut first) {
-            text.push('\n');
+        let bare = vm
+            .why_not
+            .as_ref()
+            .map(|why| (Tone::Bad, format!("VM {} is not protected: {why}", vm.name)));
+        for (tone, line) in bare.into_iter().chain(failed_links(vm)) {
+            if std::mem::take(&mut first) {
+                text.push('\n');
+            }
+            let _ = writeln!(text, "{}", paint.text(tone, &line));
         }
-        let line = format!("VM {} is not protected: {why}", vm.name);
-        let _ = writeln!(text, "{}", paint.text(Tone::Bad, &line));
     }
     text
+}
+
+/// A pair with several links has lost some of them.
+fn failed_links(vm: &Vm) -> impl Iterator<Item = (Tone, String)> {
+    let links = vm
+        .replicas
+        .iter()
+        .filter_map(|replica| replica.figures.as_ref())
+        .map(|figures| &figures.links)
+        .filter(|links| links.len() > 1);
+    links
+        .flatten()
+        .filter(|link| link.state == "failed")
+        .map(|link| {
+            let line = format!(
+                "VM {}: link {} failed: {}",
+                vm.name, link.address, link.failure
+            );
+            (Tone::Doubtful, line)
+        })
 }
 
 fn heading(cluster: &Cluster, paint: Paint) -> String {
@@ -171,8 +195,8 @@ pub(super) fn rate(bytes_per_s: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::overview::overview;
     use super::super::overview::tests::{replica, view};
+    use super::super::overview::{Link, overview};
     use super::*;
     use kemari_api::{Licence, Role};
     use std::collections::BTreeMap;
@@ -191,7 +215,40 @@ mod tests {
             copying: false,
             link_failures: 0,
             last_link_failure: String::new(),
+            links: Vec::new(),
         }
+    }
+
+    #[test]
+    fn the_screen_names_links_that_failed_where_there_are_several() {
+        let link = |address: &str, state: &str, failure: &str| Link {
+            address: address.to_owned(),
+            state: state.to_owned(),
+            failure: failure.to_owned(),
+        };
+        let shown = |links| {
+            let view = view(vec![replica("n1", Role::Active, Licence::Paired, true)]);
+            let figures = BTreeMap::from([(
+                "web".parse().unwrap(),
+                Measured {
+                    links,
+                    ..measured()
+                },
+            )]);
+            let overview = overview(Some(&view), &view.replicas, &figures, None);
+            screen(&overview, Paint::Plain)
+        };
+        let two = shown(vec![
+            link("kemari:tls:10.0.1.2:4444", "failed", "silent"),
+            link("kemari:tls:10.0.2.2:4444", "in use", ""),
+        ]);
+        assert!(
+            two.ends_with("\n\nVM web: link kemari:tls:10.0.1.2:4444 failed: silent\n"),
+            "{two}"
+        );
+        // Of a single one the reason why the VM is not protected tells.
+        let one = shown(vec![link("kemari:tls:10.0.1.2:4444", "failed", "silent")]);
+        assert!(!one.contains("link"), "{one}");
     }
 
     #[test]

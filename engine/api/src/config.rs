@@ -27,6 +27,8 @@ mod disk;
 mod error;
 mod files;
 mod lines;
+mod link_addresses;
+mod link_hosts;
 mod mac;
 mod memory;
 mod network;
@@ -51,6 +53,8 @@ pub use disk::{DISKS_MAX, DiskIo, DiskSection, DiskStorage};
 pub use error::ConfigError;
 pub use files::NamedFile;
 pub use lines::{KeyLines, shown};
+pub use link_addresses::{LINKS_MAX, LinkAddresses};
+pub use link_hosts::LinkHosts;
 pub use mac::{MacAddress, MacError};
 pub use memory::{DirtyTracking, HugePages, MemorySection};
 pub use network::{NETWORKS_MAX, NetworkOutside, NetworkSection, TAP_PREFIX};
@@ -120,14 +124,18 @@ impl VmConfig {
         read.map_or_else(|problems| Err(first(problems)), |it| Ok(it.config))
     }
 
-    /// Where the replica on `node` listens: its configured address or its name, and the port.
+    /// Where the replica on `node` listens: its configured addresses, the preferred one first, or
+    /// its name, and the port.
     #[must_use]
-    pub fn replication_place(&self, node: &NodeName) -> HostPort {
-        let host = self.replication.addresses.get(node);
-        HostPort {
-            host: host.map_or_else(|| node.as_str().to_owned(), |host| host.as_str().to_owned()),
+    pub fn replication_places(&self, node: &NodeName) -> Vec<HostPort> {
+        let place = |host: &str| HostPort {
+            host: host.to_owned(),
             port: self.replication.port.number(),
-        }
+        };
+        self.replication.addresses.get(node).map_or_else(
+            || vec![place(node.as_str())],
+            |hosts| hosts.iter().map(|host| place(host.as_str())).collect(),
+        )
     }
 }
 

@@ -47,7 +47,8 @@ pub struct ReplicaStatus {
     pub failover: FailoverPolicy,
     /// The node of the other replica, empty if unknown.
     pub peer: String,
-    /// Where this replica accepts a replication connection, such as `kemari:tls:HOST:PORT`, or empty.
+    /// Where this replica accepts a replication connection, such as `kemari:tls:HOST:PORT`, several
+    /// links with commas between them, the preferred one first; or empty.
     pub listen: String,
     /// Why it is in this state, one sentence for people.
     pub detail: String,
@@ -119,6 +120,54 @@ impl std::fmt::Display for DiskState {
     }
 }
 
+/// One link to the other replica.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
+pub struct LinkView {
+    /// Active: where it leads, such as `kemari:tls:HOST:PORT`. Passive: which address of this node
+    /// the active replica has reached.
+    pub address: String,
+    /// What it is used for.
+    pub state: LinkUse,
+    /// Why it failed last, empty if it did not since it carried the pair.
+    pub failure: String,
+}
+
+impl std::fmt::Display for LinkView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.address, self.state)?;
+        if self.failure.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.failure)
+    }
+}
+
+/// What a link is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
+#[serde(rename_all = "kebab-case")]
+#[zvariant(signature = "s")]
+pub enum LinkUse {
+    /// It carries the pair.
+    InUse,
+    /// It is being tried.
+    Tried,
+    /// Nothing, and nothing is known against it.
+    Idle,
+    /// It failed when it was used last.
+    Failed,
+}
+
+impl std::fmt::Display for LinkUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::InUse => "in use",
+            Self::Tried => "tried",
+            Self::Idle => "idle",
+            Self::Failed => "failed",
+        })
+    }
+}
+
 /// From what a replica is made active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Type)]
 #[serde(rename_all = "kebab-case")]
@@ -168,8 +217,9 @@ pub trait Replica {
     /// replica is waiting (for a checkpoint). A no-op on a replica that is not active.
     fn demote(&self) -> zbus::Result<()>;
 
-    /// Starts replication to the peer at an address such as `kemari:tls:HOST:PORT` in the background. A no-op when
-    /// already replicating or connecting to this address.
+    /// Starts replication to the peer at an address such as `kemari:tls:HOST:PORT` in the background,
+    /// or at several with commas between them, one for each link, the preferred one first. A no-op
+    /// when already replicating or connecting to it.
     fn protect(&self, address: &str) -> zbus::Result<()>;
 
     /// Grants a solo licence of `generation` to an active replica whose peer is provably out.
@@ -195,6 +245,9 @@ pub trait Replica {
 
     /// Ends the engine process. An active replica's guest is stopped hard. Returns before the end.
     fn quit(&self) -> zbus::Result<()>;
+
+    /// The links to the other replica, the preferred one first.
+    fn links(&self) -> zbus::Result<Vec<LinkView>>;
 
     /// What the replication costs.
     fn figures(&self) -> zbus::Result<ReplicaFigures>;

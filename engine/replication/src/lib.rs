@@ -11,6 +11,7 @@
 //! * [`storage`]: what of replicated disks goes to the passive side.
 //! * [`trigger`]: when the next checkpoint is taken; [`compression`]: how much work is put into
 //!   making it short.
+//! * [`links`]: which of several links carries the pair.
 //!
 //! Invariants, asserted in release builds too: an acknowledged epoch was sent, a released output
 //! belongs to an acknowledged epoch (or to a solo licence), epochs of a session grow by one, and
@@ -29,6 +30,7 @@ pub mod event_tap;
 pub mod fuzzing;
 pub mod gate;
 pub mod licence;
+pub mod links;
 pub mod output;
 pub mod page;
 pub mod passive;

@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::sync::{Arc, mpsc};
 
-use kemari_api::config::{AddressError, ReplicationAddress};
+use kemari_api::config::{AddressError, LinkAddresses, ReplicationAddress};
 use kemari_api::figures::ReplicaFigures;
-use kemari_api::replica::{AfterSnapshot, Promotion, ReplicaStatus};
+use kemari_api::replica::{AfterSnapshot, LinkView, Promotion, ReplicaStatus};
 use kemari_api::{Generation, Licence, Role};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -33,8 +33,10 @@ pub enum Request {
     Migrate(ReplicationAddress),
     /// Compare the disks of both replicas; answered when it is done.
     Verify,
-    /// Replicate to this address; answered when the attempt has begun.
-    Protect(ReplicationAddress),
+    /// Replicate to the replica at these addresses; answered when the attempt has begun.
+    Protect(LinkAddresses),
+    /// Which links there are.
+    Links(oneshot::Sender<Vec<LinkView>>),
     /// Let outputs out without a passive replica.
     GoSolo(Generation),
     /// A generation exists; stop if it is newer.
@@ -86,10 +88,10 @@ pub enum Refusal {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Another replication is under way.
-    #[error("The replica at {address} is or was this one's pair; stop that one first")]
+    #[error("The replica at {addresses} is or was this one's pair; stop that one first")]
     Busy {
         /// Where to.
-        address: ReplicationAddress,
+        addresses: LinkAddresses,
     },
     /// Both replicas' disks were compared and are not equal.
     #[error("{0}")]
@@ -144,6 +146,13 @@ impl ConductorHandle {
             .send(Input::Request(request, reply))
             .map_err(|_| Refusal::Ending)?;
         answer.await.unwrap_or(Err(Refusal::Ending))
+    }
+
+    /// The links to the other replica, the preferred one first.
+    pub async fn links(&self) -> Result<Vec<LinkView>, Refusal> {
+        let (tell, told) = oneshot::channel();
+        self.ask(Request::Links(tell)).await?;
+        told.await.map_err(|_| Refusal::Ending)
     }
 
     /// The status now.

@@ -58,7 +58,7 @@ impl Conductor {
             reply,
             stopped: None,
         });
-        self.connect(address);
+        self.connect_once(address);
     }
 
     fn may_migrate(&self) -> Answer {
@@ -67,9 +67,9 @@ impl Conductor {
         if self.finish.is_some() {
             return Err(Refusal::Ending);
         }
-        if let Some(address) = self.link.address() {
+        if let (Some(links), false) = (&self.links, self.link.is_none()) {
             return Err(Refusal::Busy {
-                address: address.clone(),
+                addresses: links.addresses().clone(),
             });
         }
         match self.licence() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The active side of a pair: copy, checkpoints, acknowledgements, loss and return of the link.
+//! The active side of a pair: copy, checkpoints, acknowledgements.
 //!
 //! A page is dirty while it differs from the last epoch that was *acknowledged*. The sets of
 //! epochs in flight are kept until then; when the link is lost and comes back they are folded
@@ -8,33 +8,31 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use kemari_api::config::ReplicationAddress;
 use kemari_api::{Epoch, Licence as Shown, Role};
-use kemari_replication::active::{ActiveConfig, Base, BeginTransaction};
+use kemari_replication::active::{Base, BeginTransaction};
 use kemari_replication::compression::Spent;
 use kemari_replication::event_tap::Carry;
 use kemari_replication::licence::{Licence, LicenceEvent};
 use kemari_replication::page::PAGE_BYTES;
 use kemari_replication::trigger::{Decision, DiskLogLength, TriggerInput};
-use kemari_replication::wire::{Goodbye, Purpose, Refusal as PeerRefusal};
+use kemari_replication::wire::Goodbye;
 use kemari_vmm::DirtyPages;
 
 use super::capture::{Cut, DiskRequests};
 use super::compression::Compression;
 use super::copy::Copy;
 use super::finish::Finish;
-use super::{Conductor, End, Refusal};
+use super::links::Look;
+use super::{Conductor, End};
 use crate::clock;
 use crate::epoch_hash::EpochHash;
 use crate::link::LinkError;
-use crate::link::active::{self, Link, LinkEvent, LinkId};
+use crate::link::active::{Link, LinkEvent, LinkId};
 use crate::record::{Kind, Record};
 use crate::storage::TakenLog;
 
 /// Epochs that may be in flight; the next cut waits for an acknowledgement.
 const IN_FLIGHT_MAX: usize = 4;
-/// Between two attempts to reach a passive replica that was lost.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// What the status says of a pair.
 pub const PAIRED: &str = "paired: outputs leave when the passive replica has committed them";
@@ -47,25 +45,19 @@ pub enum LinkState {
     /// An attempt is under way.
     Connecting {
         id: LinkId,
-        address: ReplicationAddress,
+        /// What is given up for it, once the other side has answered.
+        _leaving: Option<Box<Link>>,
     },
     /// It was lost and is tried again.
-    Retry {
-        address: ReplicationAddress,
-        at: Duration,
-    },
+    Retry { at: Duration },
     /// Welcomed.
     Up(Box<Pair>),
 }
 
 impl LinkState {
-    /// Where it leads.
-    pub fn address(&self) -> Option<&ReplicationAddress> {
-        match self {
-            Self::None => None,
-            Self::Connecting { address, .. } | Self::Retry { address, .. } => Some(address),
-            Self::Up(pair) => Some(&pair.address),
-        }
+    /// Nobody is replicated to, and nobody is to be.
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
     }
 }
 
@@ -73,8 +65,9 @@ impl LinkState {
 #[derive(Debug)]
 pub struct Pair {
     pub id: LinkId,
-    address: ReplicationAddress,
     pub link: Link,
+    /// At a better link, while there is one.
+    pub look: Option<Look>,
     pub compression: Compression,
     pub phase: Phase,
     last_start: Duration,
@@ -113,41 +106,14 @@ pub struct Progress {
     /// Dirty tracking covers everything since `acked`.
     tracked: bool,
     /// A transaction was sent in the session there is now.
-    session_sent: bool,
+    pub session_sent: bool,
 }
 
 impl Conductor {
-    /// Begins to replicate to this address.
-    pub(super) fn connect(&mut self, address: ReplicationAddress) {
-        self.next_link += 1;
-        let id = LinkId(self.next_link);
-        let config = ActiveConfig {
-            identity: self.identity(),
-            node: self.node.clone(),
-            purpose: if self.migration.is_some() {
-                Purpose::Migration
-            } else {
-                Purpose::Replication
-            },
-            generation: self.generation,
-            sent: self.progress.sent,
-            acked: self.progress.acked,
-        };
-        self.statistics.link_failed(None);
-        match active::start(
-            id,
-            address.clone(),
-            config,
-            self.silence_max(),
-            self.security.tls().cloned(),
-            self.sender.clone(),
-        ) {
-            Ok(()) => self.link = LinkState::Connecting { id, address },
-            Err(error) => self.retry_later(address, &LinkError::Io(error)),
-        }
-    }
-
     pub(super) fn link_event(&mut self, id: LinkId, event: LinkEvent) {
+        let Err(event) = self.looked(id, event) else {
+            return;
+        };
         let current = match &self.link {
             LinkState::Connecting { id, .. } => Some(*id),
             LinkState::Up(pair) => Some(pair.id),
@@ -162,7 +128,7 @@ impl Conductor {
             LinkEvent::Compared(differing) => self.compared(differing),
             LinkEvent::DiskChanges(changes) => self.changes_told(changes),
             LinkEvent::DisksDurable(base) => self.synced_there(base),
-            LinkEvent::Alive | LinkEvent::Drained => {}
+            LinkEvent::Alive | LinkEvent::Drained | LinkEvent::Reached(_) => {}
             LinkEvent::Goodbye(Goodbye::Outdated) => self.finish_peer_outdated(),
             LinkEvent::Goodbye(goodbye) => {
                 tracing::info!(vm = %self.config.vm.name, ?goodbye, "the passive replica said goodbye");
@@ -172,10 +138,9 @@ impl Conductor {
     }
 
     fn link_up(&mut self, id: LinkId, mut link: Link) {
-        let LinkState::Connecting { address, .. } = &self.link else {
+        if !matches!(self.link, LinkState::Connecting { .. }) {
             return;
-        };
-        let address = address.clone();
+        }
         let rejoining = self.licence().shown() == Shown::Cut;
         if rejoining && self.peer.as_ref().is_some_and(|peer| *peer != link.node) {
             // Two replicas would hold a state of this generation, one of them too old.
@@ -201,13 +166,17 @@ impl Conductor {
         let Some(phase) = phase else { return };
         tracing::info!(
             vm = %self.config.vm.name, generation = %self.generation, peer = %link.node,
+            link = self.link_name(),
             from = %held.map_or_else(|| "a full copy".to_owned(), |epoch| format!("epoch {epoch}")),
             "the passive replica takes part"
         );
+        if let Some(links) = &mut self.links {
+            links.carries();
+        }
         let now = clock::now();
         let pair = Pair {
             id,
-            address,
+            look: None,
             compression: Compression::new(&self.config.replication, &mut link.session),
             link,
             phase,
@@ -238,10 +207,9 @@ impl Conductor {
     pub(super) fn work(&mut self) {
         match &self.link {
             LinkState::None | LinkState::Connecting { .. } => {}
-            LinkState::Retry { address, at } => {
+            LinkState::Retry { at } => {
                 if clock::now() >= *at {
-                    let address = address.clone();
-                    self.connect(address);
+                    self.connect();
                 }
             }
             LinkState::Up(pair) => match pair.phase {
@@ -251,6 +219,7 @@ impl Conductor {
         }
         self.sign_of_life();
         self.look_after_changes();
+        self.look_at_better_link();
         self.finish_if_possible();
     }
 
@@ -260,7 +229,7 @@ impl Conductor {
         let idle = now + Duration::from_secs(1);
         let link = match &self.link {
             LinkState::None | LinkState::Connecting { .. } => idle,
-            LinkState::Retry { at, .. } => *at,
+            LinkState::Retry { at } => *at,
             LinkState::Up(pair) => {
                 let due = match pair.phase {
                     Phase::Copying(ref copy) => {
@@ -280,9 +249,11 @@ impl Conductor {
                 }
             }
         };
-        self.finish
-            .as_ref()
-            .map_or(link, |finish| link.min(finish.deadline()))
+        let finish = self.finish.as_ref().map(Finish::deadline);
+        [finish, self.look_due()]
+            .into_iter()
+            .flatten()
+            .fold(link, Duration::min)
     }
 
     fn trigger_input(&self, pair: &Pair) -> TriggerInput {
@@ -482,10 +453,10 @@ impl Conductor {
         }
         if !self.in_sync {
             self.in_sync = true;
-            PAIRED.clone_into(&mut self.detail);
+            self.detail = self.paired_detail();
             tracing::info!(
                 vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
-                %epoch, peer = %self.peer_name(), "the pair is in sync"
+                %epoch, peer = %self.peer_name(), link = self.link_name(), "the pair is in sync"
             );
         }
         self.finish_acked(epoch);
@@ -505,87 +476,6 @@ impl Conductor {
             pair.link.send(frames);
             pair.last_sent = clock::now();
         }
-    }
-
-    /// The passive replica is out of reach. What that means is the licence's affair.
-    pub(super) fn link_lost(&mut self, error: &LinkError) {
-        let Some(address) = self.link.address().cloned() else {
-            return;
-        };
-        self.link = LinkState::None;
-        self.verify_ended();
-        self.attachments.storage().changes().abort_round();
-        if self.finish.as_ref().is_some_and(Finish::has_left) {
-            return self.finish_if_possible();
-        }
-        self.progress.session_sent = false;
-        self.statistics.copying(false);
-        self.statistics.link_failed(Some(error.to_string()));
-        // A migration asks where nobody needs to be asked: that the place remembers more generations
-        // than this guest has had is no reason to stop it.
-        if let LinkError::Refused(PeerRefusal::Outdated { generation }) = error
-            && self.migration.is_none()
-        {
-            let generation = *generation;
-            return self.become_outdated(generation);
-        }
-        let cut_before = matches!(self.licence(), Licence::Cut { .. });
-        self.tell_gate(LicenceEvent::SessionLost);
-        self.in_sync = false;
-        match self.licence() {
-            Licence::Cut { .. } if cut_before => {
-                tracing::debug!(vm = %self.config.vm.name, "still out of reach: {error}");
-                self.retry_later(address, error);
-            }
-            Licence::Cut { .. } => {
-                tracing::warn!(
-                    vm = %self.config.vm.name, role = %self.role, generation = %self.generation,
-                    peer = %self.peer_name(), t_mono_us = clock::now_us(),
-                    "the passive replica is out of reach, outputs are held: {error}"
-                );
-                self.detail = format!("outputs are held: {error}");
-                self.retry_later(address, error);
-            }
-            Licence::Reverting { generation } => {
-                // Nothing was offered to the passive replica yet: still the only one.
-                if self.write_record(Kind::Solo) {
-                    self.tell_gate(LicenceEvent::SoloGranted { generation });
-                    self.lost_before_pairing(error);
-                }
-            }
-            _ => self.lost_before_pairing(error),
-        }
-    }
-
-    fn lost_before_pairing(&mut self, error: &LinkError) {
-        if let Some(migration) = self.migration.take() {
-            migration.answer(Err(Refusal::Failed(format!(
-                "The migration failed: {error}"
-            ))));
-        }
-        self.not_replicating(error);
-        self.stop_tracking();
-    }
-
-    /// Says why there is no pair.
-    pub(super) fn not_replicating(&mut self, why: &dyn std::fmt::Display) {
-        let detail = format!("not replicating: {why}");
-        // The agent tries again every second; only news is worth a warning.
-        if detail == self.detail {
-            tracing::debug!(vm = %self.config.vm.name, "{detail}");
-        } else {
-            tracing::warn!(vm = %self.config.vm.name, generation = %self.generation, "{detail}");
-        }
-        self.detail = detail;
-    }
-
-    fn retry_later(&mut self, address: ReplicationAddress, error: &LinkError) {
-        let last_word = matches!(error, LinkError::Refused(refusal) if active::is_final(refusal));
-        let pause = if last_word { RETRY * 10 } else { RETRY };
-        self.link = LinkState::Retry {
-            address,
-            at: clock::now() + pause,
-        };
     }
 
     /// Ends replication and forgets how far it had come.

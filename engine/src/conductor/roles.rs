@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use kemari_api::config::ReplicationAddress;
+use kemari_api::config::LinkAddresses;
 use kemari_api::replica::{DiskState, Promotion};
 use kemari_api::{Epoch, Generation, Role};
 use kemari_replication::OutputKind;
@@ -22,6 +22,7 @@ use super::finish::Finish;
 use super::pair::{LinkState, Progress};
 use super::{Answer, Conductor, End, Refusal, Request};
 use crate::clock;
+use crate::link::LinkError;
 use crate::link::passive::{Held, PassiveEvent};
 use crate::record::Kind;
 
@@ -45,7 +46,11 @@ impl Conductor {
                 how: Promotion::ForcedColdStart,
                 generation,
             } => self.cold_start(generation, true),
-            Request::Protect(address) => self.protect(address),
+            Request::Protect(addresses) => self.protect(addresses),
+            Request::Links(tell) => {
+                let _ = tell.send(self.link_views());
+                Ok(())
+            }
             Request::RunSnapshot(held, generation) => self.run_snapshot(&held, generation),
             Request::SaveSnapshot(file, after) => self.save_snapshot(file, after),
             Request::GoSolo(generation) => self.go_solo(generation),
@@ -268,7 +273,10 @@ impl Conductor {
         self.running = true;
         self.in_sync = false;
         self.peer = None;
+        self.prefault = None;
+        self.reached_at = None;
         self.link = LinkState::None;
+        self.links = None;
         self.progress = Progress::default();
         self.machine.resume();
         Ok(())
@@ -289,7 +297,7 @@ impl Conductor {
         }
     }
 
-    fn protect(&mut self, address: ReplicationAddress) -> Answer {
+    fn protect(&mut self, addresses: LinkAddresses) -> Answer {
         self.needs_active("only an active guest can be replicated")?;
         if self.finish.is_some() {
             return Err(Refusal::Ending);
@@ -308,28 +316,16 @@ impl Conductor {
                     .into(),
             ));
         }
-        if let Err(why) = self.security.check(&address) {
-            if self.link.address().is_none() {
+        let usable = addresses
+            .iter()
+            .try_for_each(|address| self.security.check(address));
+        if let Err(why) = usable {
+            if self.link.is_none() {
                 self.not_replicating(&why);
             }
             return Err(Refusal::Failed(why));
         }
-        match self.link.address() {
-            Some(current) if *current == address => {
-                if matches!(self.link, LinkState::Retry { .. }) {
-                    self.connect(address);
-                }
-                Ok(())
-            }
-            // Also while it is tried again: the replica there holds a state of this generation.
-            Some(current) => Err(Refusal::Busy {
-                address: current.clone(),
-            }),
-            None => {
-                self.connect(address);
-                Ok(())
-            }
-        }
+        self.connect_to(addresses)
     }
 
     /// The passive replica is provably out, or will never be granted this generation: outputs may
@@ -456,6 +452,7 @@ impl Conductor {
             return Err(Refusal::Failed(text));
         }
         self.receive_again();
+        self.make_memory_ready();
         self.running = true;
         self.lose_state(detail);
         tracing::info!(vm = %self.config.vm.name, role = "waiting", generation = %self.generation, "{detail}");
@@ -477,6 +474,8 @@ impl Conductor {
         self.role = Role::Waiting;
         self.in_sync = false;
         self.peer = None;
+        self.reached_at = None;
+        self.links = None;
         self.epoch = Epoch::default();
         self.detail = detail.to_owned();
     }
@@ -493,17 +492,19 @@ impl Conductor {
         match event {
             PassiveEvent::Joined {
                 node,
+                at,
                 generation,
                 in_sync,
             } => {
                 tracing::info!(
-                    vm = %self.config.vm.name, role = "passive", %generation, peer = %node,
+                    vm = %self.config.vm.name, role = "passive", %generation, peer = %node, link = at,
                     "an active replica joined"
                 );
                 self.role = Role::Passive;
                 self.in_sync = in_sync;
                 self.generation = self.generation.max(generation);
-                self.detail = format!("receiving from {node}");
+                self.detail = format!("receiving from {node} at {at}");
+                self.reached_at = Some(at);
                 self.peer = Some(node);
             }
             PassiveEvent::Disks(disks) => self.disks = disks,
@@ -520,7 +521,15 @@ impl Conductor {
             PassiveEvent::Goodbye(goodbye) => {
                 tracing::info!(vm = %self.config.vm.name, ?goodbye, "the active replica said goodbye");
             }
+            PassiveEvent::Lost(LinkError::CalledAnew) => {
+                self.reached_at = None;
+                "the active replica has called anew".clone_into(&mut self.detail);
+                if self.role == Role::Passive && !self.in_sync {
+                    self.lose_state("the active replica has called anew while copying");
+                }
+            }
             PassiveEvent::Lost(error) => {
+                self.reached_at = None;
                 if self.role == Role::Passive {
                     tracing::warn!(
                         vm = %self.config.vm.name, role = %self.role, generation = %self.generation,

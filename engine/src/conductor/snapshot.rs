@@ -34,7 +34,7 @@ impl Conductor {
             return Err(Refusal::Ending);
         }
         self.needs_sound_memory()?;
-        if !matches!(self.licence(), Licence::Solo { .. }) || self.link.address().is_some() {
+        if !matches!(self.licence(), Licence::Solo { .. }) || !self.link.is_none() {
             return Err(Refusal::Failed(
                 "The guest is being replicated: end the replication first (stop the passive \
                  replica), or use the passive replica instead of a snapshot"

@@ -222,7 +222,7 @@ impl Conductor {
         let Some(verify) = self.verify.take() else {
             return;
         };
-        super::pair::PAIRED.clone_into(&mut self.detail);
+        self.detail = self.paired_detail();
         if verify.differing == 0 {
             tracing::info!(
                 vm = %self.config.vm.name, generation = %self.generation,

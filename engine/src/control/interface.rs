@@ -5,9 +5,9 @@
 use std::fs::File;
 
 use kemari_api::Generation;
-use kemari_api::config::ReplicationAddress;
+use kemari_api::config::LinkAddresses;
 use kemari_api::figures::{Comparison, ReplicaFigures};
-use kemari_api::replica::{AfterSnapshot, Promotion, ReplicaStatus};
+use kemari_api::replica::{AfterSnapshot, LinkView, Promotion, ReplicaStatus};
 use zbus::OwnedFd;
 use zbus::fdo;
 use zbus::object_server::SignalEmitter;
@@ -57,8 +57,8 @@ impl Interface {
     }
 
     async fn protect(&self, address: &str) -> fdo::Result<()> {
-        match address.parse::<ReplicationAddress>() {
-            Ok(address) => self.ask(Request::Protect(address)).await,
+        match address.parse::<LinkAddresses>() {
+            Ok(addresses) => self.ask(Request::Protect(addresses)).await,
             Err(error) => refused(Err(Refusal::Address(error))),
         }
     }
@@ -89,6 +89,11 @@ impl Interface {
 
     async fn quit(&self) -> fdo::Result<()> {
         self.ask(Request::Quit).await
+    }
+
+    async fn links(&self) -> fdo::Result<Vec<LinkView>> {
+        let links = self.conductor.links().await;
+        links.map_err(|refusal| fdo::Error::Failed(refusal.to_string()))
     }
 
     fn figures(&self) -> ReplicaFigures {

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use kemari_api::config::ReplicationAddress;
-use kemari_api::replica::ReplicaStatus;
+use kemari_api::config::LinkAddresses;
+use kemari_api::replica::{LinkView, ReplicaStatus};
 use kemari_api::{Licence, Role};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -15,10 +15,11 @@ use crate::conductor::{ConductorHandle, Refusal, Request};
 
 const HELP: &str = "\
 migrate [-d] kemari:tcp:HOST:PORT  replicate this guest to a waiting engine (-d: return at once);
-                                   also kemari:tls:HOST:PORT, kemari:unix:/PATH
+                                   also kemari:tls:HOST:PORT, kemari:unix:/PATH; several links
+                                   with commas between them, the preferred one first
 migrate tcp:HOST:PORT              move this guest to an engine that waits with --incoming tcp:...
 verify                             compare the disks of both replicas while the guest runs
-info status                        role, licence, generation and epoch
+info status                        role, licence, generation, epoch and links
 info migrate                       the replication in figures
 balloon MIB                        ask the guest to do with so much memory
 info balloon                       how much it shall keep and has kept
@@ -52,7 +53,10 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
     let request = match words.as_slice() {
         [] => return Ok(String::new()),
         ["help" | "?"] => return Ok(HELP.to_owned()),
-        ["info", "status"] => return Ok(status(&conductor.status())),
+        ["info", "status"] => {
+            let links = conductor.links().await?;
+            return Ok(status(&conductor.status()) + &shown(&links));
+        }
         ["info", "migrate"] => return Ok(migration(conductor)),
         ["info", "balloon"] => return balloon(conductor).await,
         ["balloon", mib] => match mib.parse() {
@@ -71,7 +75,9 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
                 .any(|transport| address.starts_with(transport)) =>
         {
             let begun = clock::now();
-            let address = parse(&format!("kemari:{address}"))?;
+            let address = format!("kemari:{address}")
+                .parse()
+                .map_err(Refusal::Address)?;
             conductor.ask(Request::Migrate(address)).await?;
             return Ok(migrated(conductor, clock::now().saturating_sub(begun)));
         }
@@ -101,18 +107,18 @@ pub async fn run(conductor: &ConductorHandle, line: &str) -> Result<String, Moni
     Ok(String::new())
 }
 
-fn parse(address: &str) -> Result<ReplicationAddress, Refusal> {
-    Ok(address.parse()?)
+fn parse(addresses: &str) -> Result<LinkAddresses, Refusal> {
+    Ok(addresses.parse()?)
 }
 
 /// `migrate` without `-d`: returns when the peer is in sync.
 async fn migrate_and_wait(
     conductor: &ConductorHandle,
-    address: ReplicationAddress,
+    addresses: LinkAddresses,
 ) -> Result<String, MonitorError> {
     let mut changes = conductor.watch();
     changes.mark_unchanged();
-    conductor.ask(Request::Protect(address)).await?;
+    conductor.ask(Request::Protect(addresses)).await?;
     loop {
         {
             let status = changes.borrow_and_update();
@@ -150,6 +156,11 @@ fn status(status: &ReplicaStatus) -> String {
         },
         status.detail,
     )
+}
+
+/// A line for each link.
+fn shown(links: &[LinkView]) -> String {
+    links.iter().map(|link| format!("link: {link}\n")).collect()
 }
 
 async fn balloon(conductor: &ConductorHandle) -> Result<String, MonitorError> {

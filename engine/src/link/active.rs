@@ -28,9 +28,60 @@ use crate::sandbox;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkId(pub u64);
 
+/// Where an attempt begins.
+#[derive(Debug)]
+pub enum Way {
+    /// With a connection to be made.
+    Connect(ReplicationAddress),
+    /// With one that was made to see whether that is possible.
+    Made(ReplicationAddress, Connection),
+}
+
+/// Whether it is worth to wait for a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// There is no other.
+    None,
+    /// There are others, which can be tried instead.
+    There,
+}
+
+/// How long this side waits for the other one.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// Silence after which it counts as out of reach.
+    pub silence_max: Duration,
+    /// Other links.
+    pub others: Others,
+}
+
+impl Waits {
+    /// Until the other side has answered the greeting.
+    fn before_welcome(self) -> Patience {
+        match self.others {
+            Others::None => Patience {
+                reach: self.silence_max,
+                answer: self.after_welcome(),
+            },
+            // A passive replica that is busy longer takes the newest call when it is done.
+            Others::There => Patience {
+                reach: self.silence_max / 2,
+                answer: self.silence_max,
+            },
+        }
+    }
+
+    /// Until the first commit.
+    fn after_welcome(self) -> Duration {
+        self.silence_max * COPY_PATIENCE
+    }
+}
+
 /// What the link threads tell the conductor.
 #[derive(Debug)]
 pub enum LinkEvent {
+    /// A connection can be made; nothing was said over it yet.
+    Reached(Connection),
     /// Greeted and welcomed.
     Up(Box<Link>),
     /// Every epoch up to this one is committed.
@@ -92,58 +143,74 @@ impl Drop for Link {
     }
 }
 
-/// Begins an attempt, with TLS by `tls` where the address asks for it; the outcome reaches the conductor as [`LinkEvent`]s with this id.
-pub fn start(
-    id: LinkId,
-    address: ReplicationAddress,
-    config: ActiveConfig,
-    silence_max: Duration,
-    tls: Option<Tls>,
-    inputs: mpsc::Sender<Input>,
-) -> std::io::Result<()> {
-    let attempt = Attempt {
-        id,
-        address,
-        silence_max,
-        tls,
-        inputs,
-    };
+/// Begins an attempt; the outcome reaches the conductor as [`LinkEvent`]s with its id.
+pub fn start(attempt: Attempt, way: Way, config: ActiveConfig) -> std::io::Result<()> {
     thread::Builder::new()
         .name("link".into())
-        .spawn(move || attempt.run(config))
+        .spawn(move || {
+            sandbox::enter(sandbox::Kind::Link);
+            let Err(error) = attempt.try_run(way, config);
+            attempt.tell(LinkEvent::Lost(error));
+        })
         .map(drop)
 }
 
-struct Attempt {
-    id: LinkId,
-    address: ReplicationAddress,
-    silence_max: Duration,
-    tls: Option<Tls>,
-    inputs: mpsc::Sender<Input>,
+/// Looks whether a connection can be made, and tells the conductor either [`LinkEvent::Reached`] or
+/// [`LinkEvent::Lost`].
+pub fn look(attempt: Attempt, address: ReplicationAddress) -> std::io::Result<()> {
+    thread::Builder::new()
+        .name("link".into())
+        .spawn(move || {
+            sandbox::enter(sandbox::Kind::Link);
+            let patience = attempt.waits.before_welcome();
+            attempt.tell(match connect(&address, attempt.tls.as_ref(), patience) {
+                Ok(connection) => LinkEvent::Reached(connection),
+                Err(error) => LinkEvent::Lost(error.into()),
+            });
+        })
+        .map(drop)
+}
+
+/// What the threads of an attempt need.
+pub struct Attempt {
+    /// Which one it is.
+    pub id: LinkId,
+    /// How long it waits.
+    pub waits: Waits,
+    /// TLS, where the address asks for it.
+    pub tls: Option<Tls>,
+    /// Of the conductor.
+    pub inputs: mpsc::Sender<Input>,
 }
 
 impl Attempt {
-    fn run(&self, config: ActiveConfig) {
-        sandbox::enter(sandbox::Kind::Link);
-        let Err(error) = self.try_run(config);
-        self.tell(LinkEvent::Lost(error));
-    }
-
     fn tell(&self, event: LinkEvent) {
         // A conductor that has ended needs no news.
         let _ = self.inputs.send(Input::Link(self.id, event));
     }
 
-    fn try_run(&self, config: ActiveConfig) -> Result<std::convert::Infallible, LinkError> {
-        let patience = Patience {
-            reach: self.silence_max,
-            answer: self.silence_max * COPY_PATIENCE,
+    fn try_run(
+        &self,
+        way: Way,
+        config: ActiveConfig,
+    ) -> Result<std::convert::Infallible, LinkError> {
+        let patience = self.waits.before_welcome();
+        let (address, connection) = match way {
+            Way::Made(address, connection) => (address, connection),
+            Way::Connect(address) => {
+                let connection = connect(&address, self.tls.as_ref(), patience)?;
+                (address, connection)
+            }
         };
-        let connection = connect(&self.address, self.tls.as_ref(), patience)?;
         let mut reader =
             FrameReader::new(connection.clone(), patience.answer).map_err(LinkError::Io)?;
         let (link, mut receiver) = self.greet(connection, &mut reader, config)?;
-        tracing::debug!(address = %self.address, peer = %link.node, "welcomed");
+        tracing::debug!(%address, peer = %link.node, "welcomed");
+        let silence_max = self.waits.after_welcome();
+        reader.set_silence_max(silence_max)?;
+        link.connection
+            .set_send_patience(silence_max)
+            .map_err(LinkError::Io)?;
         self.tell(LinkEvent::Up(Box::new(link)));
         let mut committed = false;
         loop {
@@ -151,7 +218,7 @@ impl Attempt {
             match receiver.on_frame(&header, payload)? {
                 ActiveEvent::Acked { epoch } => {
                     if !std::mem::replace(&mut committed, true) {
-                        reader.set_silence_max(self.silence_max)?;
+                        reader.set_silence_max(self.waits.silence_max)?;
                     }
                     self.tell(LinkEvent::Acked(epoch));
                 }

@@ -13,10 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kemari_replication::passive::{PassiveConfig, PassiveSession, Replica};
+use kemari_replication::NoPages;
+use kemari_replication::passive::{PassiveAction, PassiveConfig, PassiveSession, Replica};
 use kemari_replication::wire::Refusal;
 use kemari_transport::{Caller, Connection, Hangup, Listener};
 
+use super::arrivals::{Arrivals, CallNumber, Who};
 use super::{FrameReader, LinkError};
 use crate::sandbox;
 
@@ -30,6 +32,12 @@ const GUESTS_MAX: usize = 8;
 pub struct Guest {
     /// Where it calls from.
     pub name: String,
+    /// Which address of this node it has reached.
+    pub at: String,
+    /// Who it says it is, where its greeting is one.
+    pub who: Option<Who>,
+    /// Which call it is.
+    pub number: CallNumber,
     /// To it.
     pub connection: Connection,
     /// From it; the greeting is there.
@@ -41,12 +49,14 @@ pub fn open(
     listener: Listener,
     patience: Duration,
     config: PassiveConfig,
+    arrivals: Arc<Arrivals>,
 ) -> io::Result<mpsc::Receiver<Guest>> {
     let (inside, guests) = mpsc::sync_channel(GUESTS_MAX);
     let door = Door {
         patience,
         config,
         inside,
+        arrivals,
         strangers: Arc::default(),
     };
     thread::Builder::new()
@@ -62,6 +72,7 @@ struct Door {
     /// For the identity that a refused caller is told.
     config: PassiveConfig,
     inside: SyncSender<Guest>,
+    arrivals: Arc<Arrivals>,
     strangers: Arc<Mutex<Strangers>>,
 }
 
@@ -142,7 +153,7 @@ impl Door {
     }
 
     fn receive(&self, number: u64, caller: Caller) {
-        let name = caller.name().to_owned();
+        let (name, at) = (caller.name().to_owned(), caller.at().to_owned());
         let greeted = self.hear(caller);
         self.forget(number);
         let (connection, reader) = match greeted {
@@ -157,14 +168,24 @@ impl Door {
                 return tracing::warn!(caller = %name, "refused a replication connection: {error}");
             }
         };
+        let who = self.who(&reader);
+        let number = CallNumber(number);
         let guest = Guest {
             name,
+            at,
+            who: who.clone(),
+            number,
             connection,
             reader,
         };
         match self.inside.try_send(guest) {
+            Ok(()) => {
+                if let Some(who) = who {
+                    self.arrivals.arrived(&who, number);
+                }
+            }
             // The replica is ending.
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(guest)) => {
                 tracing::warn!(
                     caller = %guest.name,
@@ -187,6 +208,19 @@ impl Door {
                 Err(LinkError::SpeaksTls)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Who greets, if it is an active replica of this VM.
+    fn who(&self, reader: &FrameReader) -> Option<Who> {
+        let (header, payload) = reader.greeting()?;
+        let mut session = PassiveSession::new(self.config.clone(), Replica::default());
+        match session.on_frame(&header, payload, &NoPages) {
+            Ok(PassiveAction::Answer(call)) => Some(Who {
+                node: call.node,
+                generation: call.generation,
+            }),
+            _ => None,
         }
     }
 

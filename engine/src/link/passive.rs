@@ -23,6 +23,7 @@ use kemari_replication::wire::{DiskChanges, Goodbye, Purpose, Refusal};
 use kemari_transport::{Connection, Listener};
 use kemari_vmm::{GuestRam, MachineState};
 
+use super::arrivals::{Arrivals, Ending, Turn};
 use super::door::{self, Guest};
 use super::{COPY_PATIENCE, FrameReader, LinkError};
 use crate::clock;
@@ -39,6 +40,8 @@ pub enum PassiveEvent {
     Joined {
         /// Its node.
         node: NodeName,
+        /// Which address of this node it has reached.
+        at: String,
         /// Its generation.
         generation: Generation,
         /// The checkpoint held so far counts in this generation; otherwise there is nothing to
@@ -127,11 +130,14 @@ impl Endpoint {
             shared: Arc::new((Mutex::new(shared), Condvar::new())),
         };
         let patience = receiving.silence_max * COPY_PATIENCE;
-        let guests = door::open(listener, patience, receiving.config.clone())?;
+        let arrivals = Arc::new(Arrivals::default());
+        let config = receiving.config.clone();
+        let guests = door::open(listener, patience, config, Arc::clone(&arrivals))?;
         let server = Server {
             endpoint: endpoint.clone(),
             config: receiving.config,
             silence_max: receiving.silence_max,
+            arrivals,
             inputs,
         };
         thread::Builder::new()
@@ -212,6 +218,7 @@ struct Server {
     /// For the identity that a refused caller is told.
     config: PassiveConfig,
     silence_max: Duration,
+    arrivals: Arc<Arrivals>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -220,7 +227,20 @@ impl Server {
         sandbox::enter(sandbox::Kind::Passive);
         while let Ok(guest) = guests.recv() {
             let caller = guest.name.clone();
-            if let Err(lost) = self.serve(guest) {
+            let turn = guest.who.as_ref().map_or(Turn::Serve, |who| {
+                self.arrivals.begin(who, guest.number, &guest.connection)
+            });
+            if turn == Turn::Outdone {
+                tracing::debug!(%caller, "replication connection ended: {}", LinkError::CalledAnew);
+                continue;
+            }
+            let served = self.serve(guest);
+            let ending = self.arrivals.end();
+            if let Err(lost) = served {
+                let lost = match ending {
+                    Ending::Own => lost,
+                    Ending::Outdone => LinkError::CalledAnew,
+                };
                 tracing::debug!(%caller, "replication connection ended: {lost}");
                 self.tell(PassiveEvent::Lost(lost));
             }
@@ -234,6 +254,7 @@ impl Server {
 
     fn serve(&self, guest: Guest) -> Result<(), LinkError> {
         let Guest {
+            at,
             connection,
             mut reader,
             ..
@@ -245,7 +266,7 @@ impl Server {
         match self.endpoint.begin(&connection) {
             Err(refusal) => self.refuse(&connection, &mut reader, &refusal),
             Ok((receiving, held)) => {
-                let mut reception = Reception::new(self, receiving, held, &connection);
+                let mut reception = Reception::new(self, receiving, held, (&connection, at));
                 let outcome = reception.run(&mut reader);
                 self.endpoint.end(reception.into_held());
                 outcome
@@ -295,6 +316,8 @@ struct Reception<'a> {
     session: PassiveSession,
     state: Option<MachineState>,
     connection: &'a Connection,
+    /// Which address of this node the other side has reached.
+    at: String,
     frames: Vec<u8>,
     welcomed: bool,
 }
@@ -304,7 +327,7 @@ impl<'a> Reception<'a> {
         server: &'a Server,
         receiving: Receiving,
         held: Held,
-        connection: &'a Connection,
+        (connection, at): (&'a Connection, String),
     ) -> Self {
         receiving.disks.new_session();
         Self {
@@ -319,6 +342,7 @@ impl<'a> Reception<'a> {
             session: PassiveSession::new(receiving.config, held.replica),
             state: held.state,
             connection,
+            at,
             frames: Vec::new(),
             welcomed: false,
         }
@@ -449,6 +473,7 @@ impl<'a> Reception<'a> {
         self.flush()?;
         self.server.tell(PassiveEvent::Joined {
             node: call.node,
+            at: self.at.clone(),
             generation: call.generation,
             in_sync: self.state.is_some(),
         });

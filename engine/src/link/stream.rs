@@ -58,6 +58,9 @@ pub enum LinkError {
     /// A replicated disk failed.
     #[error("Replicated disks: {0}")]
     Disk(String),
+    /// The same active replica has called again, over another link or after one that it gave up.
+    #[error("The active replica has called anew")]
+    CalledAnew,
     /// The engine itself ended the link.
     #[error("The link was ended: {0}")]
     Ended(&'static str),
@@ -135,6 +138,11 @@ impl FrameReader {
         self.read_until(deadline, Part::Payload)?;
         self.header = Some(header);
         Ok(())
+    }
+
+    /// The greeting that was read and not yet taken.
+    pub fn greeting(&self) -> Option<(FrameHeader, &[u8])> {
+        self.header.map(|header| (header, self.payload.as_slice()))
     }
 
     /// One read at a time, each with what is left of the time.

@@ -36,6 +36,8 @@ pub enum Kind {
     Caller,
     /// Receives from the active replica.
     Passive,
+    /// Takes memory from the host ahead of the first copy.
+    Prefault,
     /// Reads and syncs replicated disks.
     Disks,
     /// Writes the record of what may differ between disks.
@@ -59,6 +61,7 @@ impl Kind {
         Self::Door,
         Self::Caller,
         Self::Passive,
+        Self::Prefault,
         Self::Disks,
         Self::Changes,
         Self::Control,
@@ -81,7 +84,7 @@ impl Kind {
                 STREAMS,
                 CONNECT,
             ],
-            Self::Relay => &[],
+            Self::Relay | Self::Prefault => &[],
             Self::MemoryErrors => &[LAST_WORDS],
             // What is typed may raise the serial port's interrupt.
             Self::Outputs => &[CONNECT, STREAMS, DISKS_AND_TAPS, THREADS, KVM_DEVICES],

@@ -78,21 +78,24 @@ impl Listener {
     /// # Errors
     /// The socket failed, or there are too many descriptors.
     pub fn accept(&self) -> io::Result<Caller> {
-        let (socket, name) = match &self.socket {
+        let (socket, name, at) = match &self.socket {
             Socketed::Tcp(listener) => {
                 let (socket, address) = listener.accept()?;
                 socket.set_nodelay(true)?;
-                (Socket::Tcp(socket), address.to_string())
+                let at = socket.local_addr()?.to_string();
+                (Socket::Tcp(socket), address.to_string(), at)
             }
             Socketed::Unix(listener) => {
                 let (socket, _) = listener.accept()?;
-                (Socket::Unix(socket), "a process of this host".to_owned())
+                let (name, at) = ("a process of this host", "a Unix socket");
+                (Socket::Unix(socket), name.to_owned(), at.to_owned())
             }
         };
         Ok(Caller {
             socket,
             tls: self.tls.clone(),
             name,
+            at,
         })
     }
 }
@@ -163,6 +166,7 @@ pub struct Caller {
     socket: Socket,
     tls: Option<Tls>,
     name: String,
+    at: String,
 }
 
 impl Caller {
@@ -170,6 +174,12 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Which address of this node it has reached, for people.
+    #[must_use]
+    pub fn at(&self) -> &str {
+        &self.at
     }
 
     /// By which another thread ends the connection.

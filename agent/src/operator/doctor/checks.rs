@@ -28,6 +28,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     all.extend(vms::descriptions(facts));
     all.extend(vms::ports(facts));
     all.extend(vms::licences(facts));
+    all.extend(vms::links(facts));
     all
 }
 
@@ -56,6 +57,7 @@ mod tests {
     use super::*;
     use crate::corosync::advice::Settings;
     use kemari_api::agent::ClusterView;
+    use kemari_api::replica::{LinkUse, LinkView};
     use std::collections::{BTreeMap, BTreeSet};
 
     fn sound() -> Facts {
@@ -99,6 +101,25 @@ mod tests {
             licences: vec![],
             listening: BTreeSet::from([4444]),
             engines: BTreeSet::from(["web".to_owned()]),
+            links: BTreeMap::from([(
+                "web".to_owned(),
+                vec![
+                    link("10.0.1.2", LinkUse::InUse),
+                    link("10.0.2.2", LinkUse::Idle),
+                ],
+            )]),
+        }
+    }
+
+    fn link(host: &str, state: LinkUse) -> LinkView {
+        LinkView {
+            address: format!("kemari:tls:{host}:4444"),
+            state,
+            failure: if state == LinkUse::Failed {
+                "silent".to_owned()
+            } else {
+                String::new()
+            },
         }
     }
 
@@ -177,6 +198,17 @@ mod tests {
         spoiled("versions", Level::Fail, |it| it.engine = None);
         spoiled("versions", Level::Warn, |it| {
             it.engine = Some("kemari-engine 9".to_owned());
+        });
+        spoiled("link", Level::Warn, |it| {
+            let links = vec![
+                link("10.0.1.2", LinkUse::Failed),
+                link("10.0.2.2", LinkUse::InUse),
+            ];
+            it.links.insert("web".to_owned(), links);
+        });
+        spoiled("link", Level::Warn, |it| {
+            let links = vec![link("10.0.1.2", LinkUse::Failed)];
+            it.links.insert("web".to_owned(), links);
         });
         spoiled("description", Level::Fail, |it| {
             it.descriptions.push(DescribedVm {

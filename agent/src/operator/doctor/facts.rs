@@ -10,12 +10,13 @@ use std::time::Duration;
 use kemari_api::agent::ClusterView;
 use kemari_api::config::VmConfig;
 use kemari_api::place;
+use kemari_api::replica::{self, LinkView};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::corosync::advice::Settings as CorosyncSettings;
 use crate::operator::ask_agent;
-use crate::operator::status::local_replicas;
+use crate::operator::status::{links, local_replicas};
 use crate::settings::{self, Settings};
 
 /// Where descriptions lie.
@@ -91,6 +92,8 @@ pub(super) struct Facts {
     pub listening: BTreeSet<u16>,
     /// VMs whose engines answer here.
     pub engines: BTreeSet<String>,
+    /// The links of each of them.
+    pub links: BTreeMap<String, Vec<LinkView>>,
 }
 
 /// Looks everywhere.
@@ -99,6 +102,12 @@ pub(super) async fn gather() -> Facts {
     // Who does not answer has no port of its own either; `status` says why.
     let engines = local_replicas(&mut Vec::new()).await.unwrap_or_default();
     let stonith = output("cibadmin", &["--query"]).await.ok();
+    let mut links_of = BTreeMap::new();
+    for status in &engines {
+        if let Ok((proxy, _)) = replica::connect(&status.vm).await {
+            links_of.insert(status.vm.to_string(), links(&proxy).await);
+        }
+    }
     Facts {
         root: nix::unistd::geteuid().is_root(),
         kvm: kvm(),
@@ -138,6 +147,7 @@ pub(super) async fn gather() -> Facts {
         licences: licences(&place::state_dir()),
         listening: listening(),
         engines: engines.iter().map(|status| status.vm.to_string()).collect(),
+        links: links_of,
     }
 }
 
@@ -227,6 +237,7 @@ fn described(path: &Path) -> Result<Described, String> {
         .replication
         .addresses
         .values()
+        .flat_map(|hosts| hosts.iter())
         .map(ToString::to_string)
         .filter(|host| (host.as_str(), 0).to_socket_addrs().is_err())
         .collect();

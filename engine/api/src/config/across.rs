@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
+use super::link_hosts::same;
 use super::read::Sections;
 use super::{BootSection, DiskSection, NetworkSection};
 use crate::VmName;
@@ -27,7 +28,34 @@ pub(super) fn problems(sections: &Sections) -> Vec<Problem> {
         &mut found,
     );
     certificates(sections, &mut found);
+    addresses(sections, &mut found);
     found
+}
+
+/// An address leads to one node.
+fn addresses(sections: &Sections, found: &mut Vec<Problem>) {
+    let Some(replication) = &sections.replication else {
+        return;
+    };
+    let all = || {
+        let of = |(node, hosts): (_, &'_ super::LinkHosts)| (node, hosts.clone());
+        replication.addresses.iter().map(of)
+    };
+    for (number, (node, hosts)) in all().enumerate() {
+        let clash = hosts.iter().find_map(|host| {
+            let mut before = all().take(number);
+            let other = before.find(|(_, others)| others.iter().any(|other| same(other, host)))?;
+            Some((host.clone(), other.0))
+        });
+        if let Some((host, other)) = clash {
+            found.push(Problem {
+                key: format!("replication.addresses.{node}"),
+                message: format!(
+                    "\"{host}\" is an address of {other} too: give each node its own addresses"
+                ),
+            });
+        }
+    }
 }
 
 /// Certificates are three files, and take the place of a cluster key.

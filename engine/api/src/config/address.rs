@@ -41,6 +41,12 @@ pub enum AddressError {
          kemari:unix:/run/kemari/web.link"
     )]
     Path(String),
+    /// The same link is named twice.
+    #[error("{0} is given twice: give each link to the other replica once")]
+    Twice(String),
+    /// There are more links than a pair can have.
+    #[error("{0} addresses are given: give at most {max}", max = super::LINKS_MAX)]
+    TooMany(usize),
 }
 
 /// A host and one of its ports.
@@ -97,7 +103,7 @@ fn host_port(text: &str, rest: &str) -> Result<HostPort, AddressError> {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
-    if host.is_empty() || host.contains(['/', ' ']) {
+    if host.is_empty() || host.contains(['/', ' ', ',']) {
         return Err(form());
     }
     match port.parse() {

@@ -20,6 +20,10 @@ pub struct MemorySection {
     /// Keep all of the guest's RAM in the host's memory, never swapped, taken at the start; default
     /// false. The engine needs the limit for it (`LimitMEMLOCK`, unlimited in the unit).
     pub lock: bool,
+    /// Take all of the guest's RAM from the host while a replica waits, in a thread of its own, so
+    /// that the first copy to it finds it there; default false: what the guest never uses takes
+    /// nothing. Unlike `lock` it does not delay the start, and the memory may be swapped.
+    pub prefault: bool,
     /// The NUMA node of the host to take the memory from, 0 to 1023; not set: wherever the kernel
     /// finds it. It binds strictly: a node that is full is an error, not a slower guest.
     pub numa_node: Option<NumaNode>,

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AbsolutePath, DeltaCacheMib, EpochMsMax, GatherUs, HostName, PeerTimeoutMs, Port, QueueKib,
+    AbsolutePath, DeltaCacheMib, EpochMsMax, GatherUs, LinkHosts, PeerTimeoutMs, Port, QueueKib,
     ResyncMib,
 };
 use crate::NodeName;
@@ -104,8 +104,10 @@ pub struct ReplicationSection {
     /// false. For tests and for doubts: it costs about a tenth of a second per GiB each time.
     pub hash_epochs: bool,
     /// Replication addresses (IP address or host name) by the names Pacemaker gives the nodes;
-    /// default: the node's name itself is looked up. A direct link of its own is best.
-    pub addresses: BTreeMap<NodeName, HostName>,
+    /// default: the node's name itself is looked up. A direct link of its own is best. A list, of up
+    /// to 8, names the node's address on each network between the replicas, the preferred one
+    /// first: when a link fails, the pair goes on over the next.
+    pub addresses: BTreeMap<NodeName, LinkHosts>,
 }
 
 /// How pages are made short.

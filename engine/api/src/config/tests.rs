@@ -40,7 +40,9 @@ fn the_shortest_description_has_sensible_defaults() {
     assert_eq!(config.vm.vcpus.get(), 1);
     assert!(config.rng.enabled && config.balloon.enabled && config.sandbox.enabled);
     assert_eq!(config.sandbox.user.as_str(), "kemari");
-    let address = config.replication_place(&"node2".parse().unwrap());
+    let address = config
+        .replication_places(&"node2".parse().unwrap())
+        .remove(0);
     assert_eq!(address.to_string(), "node2:4444");
     assert_eq!(config.to_string(), "VM web: 256 MiB, 1 vCPU, kernel /k");
 }
@@ -292,6 +294,61 @@ fn who_is_told_one_problem_is_told_how_many_there_are() {
 fn an_address_that_is_none_is_refused() {
     let text = format!("{GOOD}[replication.addresses]\nnode1 = \"a b\"\n");
     refused(&text, "8: replication.addresses.node1", &["\"a b\""]);
+}
+
+#[test]
+fn a_node_has_one_address_or_several() {
+    let text = format!(
+        "{GOOD}[replication.addresses]\nnode1 = [\"10.0.1.1\", \"node1-b\"]\nnode2 = \"10.0.1.2\"\n"
+    );
+    let config = parse(&text).unwrap();
+    let places = |node: &str| {
+        let places = config.replication_places(&node.parse().unwrap());
+        places.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(places("node1"), ["10.0.1.1:4444", "node1-b:4444"]);
+    assert_eq!(places("node2"), ["10.0.1.2:4444"]);
+    assert_eq!(places("node3"), ["node3:4444"]);
+}
+
+#[test]
+fn lists_of_addresses_that_make_no_sense_are_refused() {
+    let wrong = |value: &str, words: &[&str]| {
+        let text = format!("{GOOD}[replication.addresses]\nnode1 = {value}\n");
+        refused(&text, "8: replication.addresses.node1", words);
+    };
+    wrong("[]", &["the list is empty", "leave the node out"]);
+    wrong(
+        "[\"10.0.1.1\", \"10.0.1.1\"]",
+        &["\"10.0.1.1\" is given twice"],
+    );
+    wrong("[\"fd00::1\", \"fd00:0::1\"]", &["is given twice"]);
+    wrong("[\"Node1-a\", \"node1-a\"]", &["is given twice"]);
+    wrong(
+        "[\"10.0.1.1\", \"0.0.0.0\"]",
+        &["\"0.0.0.0\" is the address of no node"],
+    );
+    wrong("[\"10.0.1.1\", \"10.0.2.1:4444,x\"]", &["without port"]);
+    wrong("\"10.0.1.1,10.0.2.1\"", &["without port"]);
+    wrong("[\"10.0.1.1\", 4444]", &["4444"]);
+    wrong("4444", &["a list of them such as"]);
+    let nine: Vec<String> = (1..=9).map(|n| format!("\"10.0.{n}.1\"")).collect();
+    wrong(
+        &format!("[{}]", nine.join(", ")),
+        &["9 addresses", "at most 8"],
+    );
+}
+
+#[test]
+fn an_address_belongs_to_one_node() {
+    let text = format!(
+        "{GOOD}[replication.addresses]\nnode1 = [\"10.0.1.1\", \"10.0.2.1\"]\nnode2 = [\"10.0.1.2\", \"10.0.2.1\"]\n"
+    );
+    refused(
+        &text,
+        "9: replication.addresses.node2",
+        &["\"10.0.2.1\" is an address of node1 too"],
+    );
 }
 
 #[test]

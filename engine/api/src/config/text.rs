@@ -110,7 +110,7 @@ text! {
 text! {
     /// Where the other replica is found: a host name or an IP address.
     HostName, "address", "give an IP address or a host name, without port or brackets",
-    r"^[^/ \[]+$", is_host_name
+    r"^[^/ ,\[]+$", is_host_name
 }
 
 impl Default for UserName {
@@ -154,7 +154,7 @@ fn is_user_name(text: &str) -> bool {
 }
 
 fn is_host_name(text: &str) -> bool {
-    !text.is_empty() && !text.contains(['/', ' ', '['])
+    !text.is_empty() && !text.contains(['/', ' ', ',', '['])
 }
 
 /// A path that means the same whatever directory a program is started in.

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kemari_api::replica::LinkUse;
+
 use super::super::facts::{Described, Facts};
 use super::super::{Finding, Level};
 use super::{finding, fine};
@@ -107,6 +109,32 @@ pub(super) fn licences(facts: &Facts) -> Vec<Finding> {
                     "look at the file system; only if the other replica runs, remove this file",
                 ),
             }
+        })
+        .collect()
+}
+
+pub(super) fn links(facts: &Facts) -> Vec<Finding> {
+    let name = "link";
+    let has_links = facts.links.iter().filter(|(_, links)| !links.is_empty());
+    has_links
+        .map(|(vm, links)| {
+            let shown = |state: LinkUse| -> Vec<String> {
+                let wanted = links.iter().filter(|link| link.state == state);
+                wanted.map(ToString::to_string).collect()
+            };
+            let failed = shown(LinkUse::Failed);
+            if failed.is_empty() {
+                let all: Vec<_> = links.iter().map(ToString::to_string).collect();
+                return fine(name, format!("VM {vm}: {}", all.join(", ")));
+            }
+            let told = failed.into_iter().chain(shown(LinkUse::InUse));
+            finding(
+                name,
+                Level::Warn,
+                format!("VM {vm}: {}", told.collect::<Vec<_>>().join(", ")),
+                "look at this network: cables, switches, ip -s link, a packet filter for the port; \
+                 the pair goes back to it by itself",
+            )
         })
         .collect()
 }
