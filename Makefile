@@ -48,9 +48,11 @@ build: tools ## Build the programs
 .PHONY: package
 package: build pages cargo-deb cargo-generate-rpm ## Build the packages of hosts and witnesses: .deb into target/debian, .rpm into target/rpm
 	rm -f $(DEB_DIRECTORY)/kemari*.deb $(RPM_DIRECTORY)/kemari*.rpm
+	mkdir -p $(RPM_DIRECTORY)
 	for package in ocf agent; do \
 		$(CARGO) deb --package kemari-$$package --no-build --fast --output $(DEB_DIRECTORY)/; \
-		$(CARGO) generate-rpm --package $$package --auto-req builtin --output $(RPM_DIRECTORY)/; \
+		$(CARGO) generate-rpm --package $$package --auto-req find-requires \
+			--payload-compress gzip --output $(RPM_DIRECTORY)/; \
 	done
 
 .PHONY: pages
