@@ -95,7 +95,7 @@ impl CleanRoot {
 
     fn enter(&self, place: Where, script: &str) -> Result<Output> {
         Command::new("unshare")
-            .args(["--mount", "--pid", "--net", "--fork"])
+            .args(["--mount", "--pid", "--net", "--uts", "--fork"])
             .args(["--propagation", "private", "--kill-child=SIGKILL"])
             .args(["--", "sh", "-c", ENTER, "enter"])
             .arg(&self.lower)

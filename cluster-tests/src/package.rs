@@ -2,9 +2,13 @@
 //! The packages under test, which `make package` has built.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+/// Makes `$2` of the Debian package `$1`, in the directory `$3`.
+const PREVIOUS: &str = include_str!("package/previous.sh");
 
 /// Who installs a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,30 @@ pub fn rpm(role: Role) -> Result<PathBuf> {
     let prefix = format!("{}-{}", role.package(), env!("CARGO_PKG_VERSION"));
     newest("KEMARI_RPM_DIRECTORY", "../target/rpm", &prefix, ".rpm")
 }
+
+/// A Debian package as the release before this one would be, made in an empty directory of the same files: a lower
+/// version, another unit of the agent, other defaults in a configuration file, and a file that is gone now.
+///
+/// # Errors
+/// When there is no package, or `dpkg-deb` fails.
+pub fn previous_deb(role: Role, into: &Path) -> Result<PathBuf> {
+    let previous = into.join(format!("{}_{PREVIOUS_VERSION}.deb", role.package()));
+    let made = Command::new("sh")
+        .args(["-euc", PREVIOUS, "previous"])
+        .args([&deb(role)?, &previous, &into.join("tree")])
+        .arg(PREVIOUS_VERSION)
+        .output()
+        .context("Cannot run sh")?;
+    ensure!(
+        made.status.success(),
+        "Cannot make {}: {made:?}",
+        previous.display()
+    );
+    Ok(previous)
+}
+
+/// What [`previous_deb`] says of itself.
+pub const PREVIOUS_VERSION: &str = "0.0.9-1";
 
 fn newest(variable: &str, default: &str, prefix: &str, suffix: &str) -> Result<PathBuf> {
     let directory = env::var_os(variable).map_or_else(

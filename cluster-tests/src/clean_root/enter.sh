@@ -7,7 +7,11 @@ ROOT=$place/merged
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$place/upper,workdir=$place/work" "$ROOT"
 mount -t proc proc "$ROOT/proc"
 mount -t tmpfs -o mode=755 dev "$ROOT/dev"
-for device in null zero full random urandom; do cp -a "/dev/$device" "$ROOT/dev/$device"; done
+mkdir "$ROOT/dev/net"
+for device in null zero full random urandom kvm net/tun; do
+  if [ -e "/dev/$device" ]; then cp -a "/dev/$device" "$ROOT/dev/$device"; fi
+done
+mount -t sysfs -o ro sysfs "$ROOT/sys"
 mount -t tmpfs -o mode=1777 tmp "$ROOT/tmp"
 mount --bind "$place/share" "$ROOT/mnt"
 export ROOT LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive

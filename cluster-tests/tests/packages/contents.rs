@@ -82,10 +82,12 @@ pub(crate) fn deb_files(role: Role) -> Vec<(String, String)> {
             let mode = words.next().unwrap_or_default();
             let owner = words.next().unwrap_or_default();
             let path = line.split_once(" ./").unwrap_or_default().1;
-            (
-                format!("{mode} {}", owner.replace('/', ":")),
-                format!("/{path}"),
-            )
+            // cargo-deb writes numbers without names.
+            let owner = match owner {
+                "0/0" | "root/root" => "root:root",
+                other => other,
+            };
+            (format!("{mode} {owner}"), format!("/{path}"))
         })
         .collect()
 }

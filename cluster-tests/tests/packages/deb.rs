@@ -2,11 +2,9 @@
 //! The Debian packages in a root without running services: install, remove, purge, upgrade, and one in the other's place.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use kemari_cluster_tests::clean_root::CleanRoot;
-use kemari_cluster_tests::package::{self, Role};
+use kemari_cluster_tests::package::{self, PREVIOUS_VERSION, Role};
 
 use crate::contents::deb_files;
 use crate::{Sound, more, paths};
@@ -146,7 +144,7 @@ fn what_is_installed_runs_and_is_well_formed() {
             .sound();
             // As needrestart reads it.
             let verdict = root.run(
-                "perl -e 'our %nrconf; do shift or die;
+                "perl -e 'my %nrconf; eval do { local(@ARGV, $/) = shift; <> }; die $@ if $@;
                      my ($re) = grep { \"kemari-vm\\@vm.service\" =~ /$_/ } keys %{$nrconf{override_rc}};
                      print $nrconf{override_rc}{$re};' /etc/needrestart/conf.d/kemari.conf",
             );
@@ -220,37 +218,15 @@ fn the_scripts_may_run_again() {
     }
 }
 
-/// The same package with a lower version, another unit, and other defaults in its configuration files.
-fn previous(role: Role, place: &Path) -> PathBuf {
-    let tree = place.join("tree");
-    let script = format!(
-        "dpkg-deb --raw-extract {} {tree}
-         sed -i 's/^Version: .*/Version: 0.0.9-1/' {tree}/DEBIAN/control
-         sed -i 's/^WatchdogSec=.*/WatchdogSec=77/' {tree}/usr/lib/systemd/system/kemari-agent.service
-         for file in $(cat {tree}/DEBIAN/conffiles 2>/dev/null); do
-             echo '# of the previous release' >>{tree}/$file
-         done
-         mkdir -p {tree}/usr/share/kemari && touch {tree}/usr/share/kemari/gone
-         dpkg-deb --build --root-owner-group {tree} {}",
-        package::deb(role).sound().display(),
-        place.join("previous.deb").display(),
-        tree = tree.display(),
-    );
-    let built = Command::new("sh")
-        .args(["-euc", &script])
-        .output()
-        .expect("sh runs");
-    assert!(built.status.success(), "{built:?}");
-    place.join("previous.deb")
-}
-
 #[test]
 fn an_upgrade_keeps_what_the_administrator_changed_and_renews_the_rest() {
     for role in [Role::Host, Role::Witness] {
         let name = role.package();
         let (root, deb) = lent(role);
         let place = tempfile::tempdir().expect("a directory");
-        let old = root.lend(&previous(role, place.path())).sound();
+        let old = root
+            .lend(&package::previous_deb(role, place.path()).sound())
+            .sound();
         root.run(&format!("dpkg -i {old}")).sound();
         use_it(&root, role);
         root.run(
@@ -263,7 +239,7 @@ fn an_upgrade_keeps_what_the_administrator_changed_and_renews_the_rest() {
             "test ! -e /usr/share/kemari
              test -e {RECORD}
              ! grep WatchdogSec=77 /usr/lib/systemd/system/kemari-agent.service
-             dpkg-query -W -f '${{Version}}' {name} | grep -v 0.0.9"
+             dpkg-query -W -f '${{Version}}' {name} | grep -v {PREVIOUS_VERSION}"
         ))
         .sound();
         assert_eq!(enabled(&root), "disabled", "an upgrade enables nothing");

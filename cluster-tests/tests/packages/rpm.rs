@@ -90,7 +90,7 @@ fn previous(role: Role, place: &Path) -> PathBuf {
             "--set-metadata",
             "version = \"0.0.9\"",
         ])
-        .arg("--output")
+        .args(["--payload-compress", "gzip", "--output"])
         .arg(&rpm)
         .current_dir(repository())
         .output()
