@@ -10,7 +10,8 @@ BUILD_PACKAGES := gcc libc6-dev make pkg-config libcpg-dev libcfg-dev libcmap-de
 	libvotequorum-dev
 # What the test beds need on the machine itself; the nodes' own packages are installed in the nodes.
 BED_PACKAGES := mmdebstrap iproute2 util-linux procps qemu-system-x86 busybox-static kmod cpio \
-	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils resource-agents
+	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils resource-agents \
+	nftables
 # What looks at the packages that were built: rpm's own tools, and the judges of both formats.
 JUDGE_PACKAGES := rpm rpmlint lintian
 
@@ -101,6 +102,11 @@ bench: root package ## Measure checkpoints, copies and failover beside their bas
 .PHONY: campaign-guest
 campaign-guest: root package ## Run Debian servers for hours under QEMU and Kemari, and compare them
 	$(CARGO) test --release --package kemari-cluster-tests --test server_campaign -- --ignored \
+		--nocapture --test-threads=1
+
+.PHONY: histories
+histories: root package ## Carry out 200 random histories of losses in clusters of 2, 3 and 4 nodes (hours)
+	$(CARGO) test --release --package kemari-cluster-tests --test histories -- --include-ignored \
 		--nocapture --test-threads=1
 
 .PHONY: clean

@@ -215,6 +215,9 @@ pub struct KemariAgent {
         default_value = "127.0.0.1:9764"
     )]
     pub metrics: String,
+    /// Read settings from here, if it is there; agent.toml among the examples shows them all.
+    #[arg(long, value_name = "FILE", default_value = "/etc/kemari/agent.toml")]
+    pub settings: PathBuf,
 }
 
 const AFTER: &str = "\

@@ -27,6 +27,7 @@ use crate::journal::mono_us;
 use crate::metrics::counters::{Counters, Other};
 use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
+use crate::settings::Settings;
 use crate::systemd::shutdown::Guard;
 use crate::systemd::{Movable, Running, machines, movable, running_here};
 use crate::{bus, corosync, health};
@@ -45,11 +46,11 @@ enum Durable {
 /// # Errors
 /// When something the agent cannot do without is missing on this node: its directories, its
 /// records, the possibility to make threads.
-pub async fn run(metrics_at: &str) -> anyhow::Result<()> {
+pub async fn run(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        result = serve(metrics_at) => result?,
+        result = serve(metrics_at, settings) => result?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -58,7 +59,7 @@ pub async fn run(metrics_at: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(metrics_at: &str) -> anyhow::Result<()> {
+async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
     let state_dir = place::state_dir();
     let store = Store::open(&state_dir)
         .with_context(|| format!("The agent needs {} to write to", state_dir.display()))?;
@@ -82,7 +83,7 @@ async fn serve(metrics_at: &str) -> anyhow::Result<()> {
     let (engine_inputs, from_engines) = unbounded_channel();
     let engines = Engines::start(node.clone(), engine_inputs)
         .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
-    tokio::spawn(health::attend());
+    tokio::spawn(health::attend(settings.health));
     let (durable, from_durable) = start_records(store)?;
     let (wanted, metrics_wanted) = unbounded_channel();
     if let Err(error) = metrics::server::start(metrics_at, wanted, engines.clone()) {

@@ -6,28 +6,34 @@
 //! "Tracking Node Health"), by default nothing. With `migrate-on-red` it moves resources off a red
 //! node: the active replica is handed over while nothing is lost yet.
 //!
-//! [`edac`] reads, [`memory`] judges and touches nothing, [`attend`] looks once a minute and tells.
+//! [`edac`], [`machine_checks`], [`aer`] and [`temperature`] read what the kernel shows, [`smart`] asks disks;
+//! [`counted`] and [`temperature`] judge and touch nothing, by the [`thresholds`]; [`attend`] looks once a
+//! minute, [`pacemaker`] is told.
 
+pub mod aer;
+pub mod counted;
 pub mod edac;
-pub mod memory;
+pub mod machine_checks;
+mod pacemaker;
+pub mod smart;
+pub mod temperature;
+pub mod thresholds;
 
 use std::fmt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tokio::process::Command;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use memory::{Judgement, MemoryWatch};
+use counted::{CounterWatch, Counts};
+use temperature::TemperatureWatch;
+use thresholds::{Disks, Thresholds};
 
-/// The node attribute.
-const ATTRIBUTE: &str = "#health-kemari-memory";
-/// Pause between two looks.
+/// Pause between two looks at what the kernel shows.
 const LOOK: Duration = Duration::from_secs(60);
-/// Longest wait for Pacemaker's command.
-const TELL_MAX: Duration = Duration::from_secs(10);
+/// Disks are asked in every so manieth look: once an hour.
+const LOOKS_PER_DISK_LOOK: u32 = 60;
 
 /// A node's health in Pacemaker's colours, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,29 +56,202 @@ impl fmt::Display for Health {
     }
 }
 
-/// Watches this node's memory for as long as it is polled.
-pub async fn attend() {
+/// What a kind of hardware of this node is like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// As Pacemaker is told.
+    pub health: Health,
+    /// One sentence; empty where nothing is wrong.
+    pub why: String,
+}
+
+impl Judgement {
+    /// Nothing is wrong.
+    #[must_use]
+    pub const fn green() -> Self {
+        Self {
+            health: Health::Green,
+            why: String::new(),
+        }
+    }
+}
+
+/// The first of the worst; `None` of none.
+fn worst(all: impl Iterator<Item = Judgement>) -> Option<Judgement> {
+    all.reduce(|one, other| {
+        if other.health > one.health {
+            other
+        } else {
+            one
+        }
+    })
+}
+
+/// A kind of hardware, which has a node attribute of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Memory,
+    Processors,
+    Pcie,
+    Temperature,
+    Disks,
+}
+
+impl Kind {
+    const fn attribute(self) -> &'static str {
+        match self {
+            Self::Memory => "#health-kemari-memory",
+            Self::Processors => "#health-kemari-processors",
+            Self::Pcie => "#health-kemari-pcie",
+            Self::Temperature => "#health-kemari-temperature",
+            Self::Disks => "#health-kemari-disks",
+        }
+    }
+
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Memory => {
+                "Have the memory module replaced: ras-mc-ctl --errors (rasdaemon) and the kernel's log name it"
+            }
+            Self::Processors => {
+                "The kernel's log and rasdaemon (ras-mc-ctl --errors) say what the machine checks were"
+            }
+            Self::Pcie => {
+                "lspci -s ADDRESS says what it is: reseat or replace it; the kernel's log has the errors"
+            }
+            Self::Temperature => "Look at fans, filters and the room",
+            Self::Disks => "Replace it before it fails; smartctl --xall DISK says more",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Processors => "processors",
+            Self::Pcie => "PCI Express devices",
+            Self::Temperature => "temperatures",
+            Self::Disks => "disks",
+        })
+    }
+}
+
+/// What was seen and told of one kind.
+#[derive(Debug)]
+struct Told {
+    kind: Kind,
+    seen: Option<Health>,
+    told: Option<Health>,
+}
+
+impl Told {
+    const fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            seen: None,
+            told: None,
+        }
+    }
+
+    /// Logs what is new and tells Pacemaker. Hardware that was never seen here has no attribute.
+    async fn tell(&mut self, judgement: Option<Judgement>) {
+        let Some(Judgement { health, why }) = judgement else {
+            debug!("Nothing here tells of its {}", self.kind);
+            return;
+        };
+        if self.seen.replace(health) != Some(health) {
+            if health == Health::Green {
+                info!(%health, "Nothing is wrong with this node's {}", self.kind);
+            } else {
+                warn!(
+                    %health,
+                    "{why}. {}. With node-health-strategy=migrate-on-red Pacemaker moves VMs off a red node",
+                    self.kind.remedy()
+                );
+            }
+        }
+        if needs_telling(self.told, health) && pacemaker::tell(self.kind.attribute(), health).await
+        {
+            self.told = Some(health);
+        }
+    }
+}
+
+/// What the kernel shows at one time.
+struct Shown {
+    memory: Vec<Counts>,
+    processors: Vec<Counts>,
+    pcie: Vec<Counts>,
+    temperatures: Vec<temperature::Reading>,
+}
+
+fn read() -> Shown {
+    Shown {
+        memory: edac::read(Path::new(edac::CONTROLLERS)),
+        processors: machine_checks::read(Path::new(machine_checks::INTERRUPTS)),
+        pcie: aer::read(Path::new(aer::DEVICES)),
+        temperatures: temperature::read(Path::new(temperature::SENSORS)),
+    }
+}
+
+/// Watches this node's hardware for as long as it is polled.
+pub async fn attend(thresholds: Thresholds) {
+    tokio::join!(attend_kernel(thresholds), attend_disks(thresholds.disks));
+}
+
+async fn attend_kernel(thresholds: Thresholds) {
     let started = Instant::now();
-    let mut watch = MemoryWatch::default();
-    let mut told = None;
-    let mut seen = None;
+    let mut memory = CounterWatch::new(thresholds.memory);
+    let mut processors = CounterWatch::new(thresholds.processors);
+    let mut pcie = CounterWatch::new(thresholds.pcie);
+    let mut temperature = TemperatureWatch::new(thresholds.temperature);
+    let mut told = [
+        Kind::Memory,
+        Kind::Processors,
+        Kind::Pcie,
+        Kind::Temperature,
+    ]
+    .map(Told::new);
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
         // A driver may ask the hardware.
-        let read = tokio::task::spawn_blocking(|| edac::read(Path::new(edac::CONTROLLERS)));
-        let Ok(counts) = read.await else { return };
-        let Some(judgement) = watch.look(started.elapsed(), &counts) else {
-            debug!("No memory controller reports errors here (EDAC)");
-            continue;
+        let Ok(shown) = tokio::task::spawn_blocking(read).await else {
+            return;
         };
-        if seen.replace(judgement.health) != Some(judgement.health) {
-            log(&judgement);
+        let now = started.elapsed();
+        let judged = [
+            memory.look(now, &shown.memory),
+            processors.look(now, &shown.processors),
+            pcie.look(now, &shown.pcie),
+            temperature.look(&shown.temperatures),
+        ];
+        for (told, judged) in told.iter_mut().zip(judged) {
+            told.tell(judged).await;
         }
-        if needs_telling(told, judgement.health) && tell(judgement.health).await {
-            told = Some(judgement.health);
+    }
+}
+
+/// Apart, since a disk that fails may keep whoever asks it waiting.
+async fn attend_disks(disks: Disks) {
+    if disks == Disks::Off {
+        return;
+    }
+    let mut told = Told::new(Kind::Disks);
+    let mut judged = None;
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for look in (0..LOOKS_PER_DISK_LOOK).cycle() {
+        looks.tick().await;
+        if look == 0 {
+            match smart::look().await {
+                Ok(answer) => judged = answer,
+                Err(error) => debug!("Disks cannot be asked how they are (smartmontools): {error}"),
+            }
         }
+        told.tell(judged.clone()).await;
     }
 }
 
@@ -80,44 +259,6 @@ pub async fn attend() {
 /// anew; to be told what it knows costs it nothing.
 fn needs_telling(told: Option<Health>, now: Health) -> bool {
     now > Health::Green || told != Some(now)
-}
-
-fn log(judgement: &Judgement) {
-    let Judgement { health, why } = judgement;
-    if *health == Health::Green {
-        info!(%health, "This node's memory is sound");
-    } else {
-        warn!(
-            %health,
-            "{why}. Have the memory module replaced: ras-mc-ctl --errors (rasdaemon) and the kernel's log \
-             name it. With node-health-strategy=migrate-on-red Pacemaker moves VMs off a red node"
-        );
-    }
-}
-
-/// Whether Pacemaker has heard it.
-async fn tell(health: Health) -> bool {
-    let mut command = Command::new("attrd_updater");
-    command
-        .args(["--name", ATTRIBUTE, "--update", &health.to_string()])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    match timeout(TELL_MAX, command.output()).await {
-        Ok(Ok(output)) if output.status.success() => true,
-        Ok(Ok(output)) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            debug!(%health, "Pacemaker does not take {ATTRIBUTE} yet: {}", said.trim());
-            false
-        }
-        Ok(Err(error)) => {
-            debug!(%health, "Cannot run attrd_updater: {error}");
-            false
-        }
-        Err(_) => {
-            debug!(%health, "attrd_updater took too long");
-            false
-        }
-    }
 }
 
 #[cfg(test)]

@@ -21,4 +21,5 @@ pub mod operator;
 #[cfg(test)]
 mod private_bus;
 pub mod records;
+pub mod settings;
 pub mod systemd;

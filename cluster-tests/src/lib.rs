@@ -14,6 +14,7 @@ pub mod corosync;
 pub mod debian_guest;
 pub mod fencing;
 pub mod guests;
+pub mod histories;
 pub mod host;
 pub mod kernel;
 pub mod ledger;

@@ -33,6 +33,15 @@ pub fn port(node: &str) -> String {
     format!("sw-{node}")
 }
 
+/// Which way frames go on a node's cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// What the node sends.
+    FromNode,
+    /// What others send to it.
+    ToNode,
+}
+
 /// The switch of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Switch<'run> {
@@ -92,6 +101,23 @@ impl<'run> Switch<'run> {
                 state,
             ],
         )?;
+        Ok(())
+    }
+
+    /// A cable that carries nothing in one direction, or in both again.
+    pub fn set_one_way(&self, node: &str, lost: Option<Direction>) -> Result<()> {
+        let port = checked_port(node)?;
+        let script =
+            "nft delete table netdev $1 2>/dev/null; [ -z \"$2\" ] || nft add table netdev $1 '{
+            chain lost { type filter hook '$2' device '$1' priority 0; policy drop; } }'";
+        let hook = match lost {
+            None => "",
+            // What a node sends comes in at its port.
+            Some(Direction::FromNode) => "ingress",
+            Some(Direction::ToNode) => "egress",
+        };
+        self.supervisor
+            .run("sh", &["-c", script, "one-way", &port, hook])?;
         Ok(())
     }
 

@@ -330,6 +330,8 @@ impl Conductor {
         endpoint.receive(self.receiving(), held);
         self.endpoint = Some(endpoint);
         self.listen = listen;
+        // Whoever asks first, before the conductor runs, is told the address too.
+        self.publish();
     }
 
     /// Starts from what this node's records know.

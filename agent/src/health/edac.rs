@@ -5,19 +5,10 @@
 use std::fs;
 use std::path::Path;
 
+use super::counted::Counts;
+
 /// Where the kernel shows memory controllers.
 pub const CONTROLLERS: &str = "/sys/devices/system/edac/mc";
-
-/// What one controller has counted since its driver was loaded, or its counters were reset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counts {
-    /// Its directory, such as `mc0`.
-    pub controller: String,
-    /// Errors that were corrected (`ce_count`).
-    pub corrected: u64,
-    /// Errors that were not (`ue_count`).
-    pub uncorrected: u64,
-}
 
 /// The counts of every controller in this directory, by name; none where there is no EDAC.
 /// A controller that cannot be read is left out.
@@ -29,7 +20,7 @@ pub fn read(controllers: &Path) -> Vec<Counts> {
     let mut all: Vec<_> = entries
         .filter_map(|entry| controller(&entry.ok()?.path()))
         .collect();
-    all.sort_by(|one, other| one.controller.cmp(&other.controller));
+    all.sort_by(|one, other| one.part.cmp(&other.part));
     all
 }
 
@@ -42,7 +33,7 @@ fn controller(directory: &Path) -> Option<Counts> {
         text.trim().parse().ok()
     };
     Some(Counts {
-        controller: name.to_owned(),
+        part: format!("Memory controller {name}"),
         corrected: count("ce_count")?,
         uncorrected: count("ue_count")?,
     })
@@ -68,7 +59,7 @@ mod tests {
         fs::create_dir(root.path().join("mc3")).unwrap();
         fs::write(root.path().join("uevent"), "").unwrap();
         let counts = |name: &str, corrected, uncorrected| Counts {
-            controller: name.into(),
+            part: format!("Memory controller {name}"),
             corrected,
             uncorrected,
         };

@@ -52,7 +52,8 @@ impl GuestDisk {
     }
 }
 
-fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+/// Copies a disk; what it does not use, the copy does not use either.
+pub(super) fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     let output = Command::new("cp")
         .args(["--sparse=always", "--"])
         .args([from, to])

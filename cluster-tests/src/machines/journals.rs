@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::Machines;
+use super::disks::copy_sparse;
 use super::emulator::Acceleration;
 use super::machinery::{Machinery, Node};
 use crate::bed::Bed as _;
@@ -40,11 +41,20 @@ pub(super) fn collect(machinery: &Machinery, into: &Path) -> Result<()> {
                 fs::copy(&from, &to).with_context(|| format!("Cannot copy to {}", to.display()))?;
             }
         }
-        for (log, kind) in LOGS {
-            if let Some(text) = from_node(node, log).or_else(|| from_disk(machinery, node, log)) {
-                let to = into.join(format!("{name}.{kind}"));
-                fs::write(&to, text).with_context(|| format!("Cannot write {}", to.display()))?;
-            }
+        let from_machine = LOGS
+            .iter()
+            .map(|(log, _)| from_node(node, log))
+            .collect::<Option<Vec<_>>>();
+        let texts = from_machine.unwrap_or_else(|| {
+            // The other nodes' logs are worth having, whatever is wrong with this one's disk.
+            from_disk(&machinery.disk(node)).unwrap_or_else(|error| {
+                eprintln!("machines: cannot read the logs on {name}'s disk: {error:#}");
+                Vec::new()
+            })
+        });
+        for ((_, kind), text) in LOGS.iter().zip(texts) {
+            let to = into.join(format!("{name}.{kind}"));
+            fs::write(&to, text).with_context(|| format!("Cannot write {}", to.display()))?;
         }
     }
     Ok(())
@@ -56,16 +66,36 @@ fn from_node(node: &Node, path: &str) -> Option<Vec<u8>> {
     (text.status == 0).then(|| text.stdout.into_bytes())
 }
 
-/// `debugfs` reads ext4 without mounting it, also one whose machine lost its power. What was not written back when
-/// that happened is not there.
-fn from_disk(machinery: &Machinery, node: &Node, path: &str) -> Option<Vec<u8>> {
-    let output = Command::new("/usr/sbin/debugfs")
-        .arg("-R")
-        .arg(format!("cat /upper{path}"))
-        .arg(machinery.disk(node))
+/// The logs on an ext4 that nobody has mounted, also one whose machine lost its power: empty where nothing was written
+/// back before that happened. What was is in the file system's journal at first, which `debugfs` does not look at, so
+/// the journal of a copy is replayed.
+fn from_disk(disk: &Path) -> Result<Vec<Vec<u8>>> {
+    let directory = tempfile::tempdir()?;
+    let copy = directory.path().join("disk");
+    copy_sparse(disk, &copy)?;
+    let replayed = Command::new("/usr/sbin/e2fsck")
+        .args(["-y", "-E", "journal_only"])
+        .arg(&copy)
         .output()
-        .ok()?;
-    (!output.stdout.is_empty()).then_some(output.stdout)
+        .context("Cannot run e2fsck")?;
+    // e2fsck(8): 0 and 1 are an ext4 that is in order, and one that was put in order.
+    ensure!(
+        matches!(replayed.status.code(), Some(0 | 1)),
+        "e2fsck ended with {}: {}",
+        replayed.status,
+        String::from_utf8_lossy(&replayed.stderr).trim()
+    );
+    LOGS.iter()
+        .map(|(log, _)| {
+            let output = Command::new("/usr/sbin/debugfs")
+                .arg("-R")
+                .arg(format!("cat /upper{log}"))
+                .arg(&copy)
+                .output()
+                .context("Cannot run debugfs")?;
+            Ok(output.stdout)
+        })
+        .collect()
 }
 
 /// What Linux says when its own processors stood still (6.1: `kernel/rcu/tree_stall.h`, `kernel/watchdog.c`).

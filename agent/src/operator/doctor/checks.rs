@@ -20,7 +20,11 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     all.extend(cluster::corosync(facts));
     all.extend(cluster::agents(facts));
     all.extend(cluster::pacemaker(facts));
-    all.extend([node::clock(facts), node::versions(facts)]);
+    all.extend([
+        node::clock(facts),
+        node::versions(facts),
+        node::settings(facts),
+    ]);
     all.extend(vms::descriptions(facts));
     all.extend(vms::ports(facts));
     all.extend(vms::licences(facts));
@@ -90,6 +94,7 @@ mod tests {
             own_version: env!("CARGO_PKG_VERSION"),
             corosync_version: None,
             pacemaker_version: None,
+            settings: Ok(()),
             descriptions: vec![described("web", 4444)],
             licences: vec![],
             listening: BTreeSet::from([4444]),
@@ -134,6 +139,9 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_has_its_line() {
         spoiled("user", Level::Warn, |it| it.root = false);
+        spoiled("settings", Level::Fail, |it| {
+            it.settings = Err("agent.toml is wrong".to_owned());
+        });
         spoiled("kvm", Level::Fail, |it| it.kvm = Kvm::Missing);
         spoiled("kvm", Level::Fail, |it| {
             it.kvm = Kvm::Refused("no".to_owned());

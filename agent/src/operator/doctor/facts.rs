@@ -13,9 +13,10 @@ use kemari_api::place;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::corosync::advice::Settings;
+use crate::corosync::advice::Settings as CorosyncSettings;
 use crate::operator::ask_agent;
 use crate::operator::status::local_replicas;
+use crate::settings::{self, Settings};
 
 /// Where descriptions lie.
 const DESCRIPTIONS: &str = "/etc/kemari";
@@ -67,7 +68,7 @@ pub(super) struct Facts {
     pub cpu_flags: BTreeSet<String>,
     pub cpus: usize,
     pub host_name: String,
-    pub corosync: Result<Settings, String>,
+    pub corosync: Result<CorosyncSettings, String>,
     pub agent: Result<ClusterView, String>,
     /// `crm_mon` ran and what it printed.
     pub pacemaker: Result<String, String>,
@@ -82,6 +83,8 @@ pub(super) struct Facts {
     pub own_version: &'static str,
     pub corosync_version: Version,
     pub pacemaker_version: Version,
+    /// Whether the agent's own settings can be used.
+    pub settings: Result<(), String>,
     pub descriptions: Vec<DescribedVm>,
     pub licences: Vec<LicenceRecord>,
     /// Ports of this node on which something listens, of the whole network.
@@ -99,7 +102,7 @@ impl Facts {
 
 /// Looks everywhere.
 pub(super) async fn gather() -> Facts {
-    let corosync = tokio::task::spawn_blocking(Settings::read);
+    let corosync = tokio::task::spawn_blocking(CorosyncSettings::read);
     // Who does not answer has no port of its own either; `status` says why.
     let engines = local_replicas(&mut Vec::new()).await.unwrap_or_default();
     let stonith = output("cibadmin", &["--query"]).await.ok();
@@ -135,6 +138,9 @@ pub(super) async fn gather() -> Facts {
         own_version: env!("CARGO_PKG_VERSION"),
         corosync_version: output("corosync", &["-v"]).await.ok(),
         pacemaker_version: output("crm_mon", &["--version"]).await.ok(),
+        settings: Settings::load(&Path::new(DESCRIPTIONS).join(settings::FILE))
+            .map(drop)
+            .map_err(|error| format!("{:#}", anyhow::Error::new(error))),
         descriptions: descriptions(Path::new(DESCRIPTIONS)),
         licences: licences(&place::state_dir()),
         listening: listening(),
@@ -208,6 +214,8 @@ fn descriptions(directory: &Path) -> Vec<DescribedVm> {
     files(directory)
         .into_iter()
         .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        // Not a VM.
+        .filter(|path| path.file_name().is_none_or(|name| name != settings::FILE))
         .map(|path| DescribedVm {
             read: described(&path),
             path,

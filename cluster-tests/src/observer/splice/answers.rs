@@ -79,6 +79,12 @@ impl Splice {
         counts
     }
 
+    /// The same with the connections' numbers.
+    pub fn raw_by_connection(&self) -> impl Iterator<Item = (usize, &Header, &[u8])> {
+        let all = self.connections.iter().enumerate();
+        all.filter_map(|(number, here)| Some((number, here.header.as_ref()?, &here.raw[..])))
+    }
+
     /// Every connection that introduced itself, with everything it delivered.
     pub fn raw(&self) -> impl Iterator<Item = (&Header, &[u8])> {
         self.connections

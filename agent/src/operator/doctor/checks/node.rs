@@ -32,6 +32,19 @@ pub(super) fn user(facts: &Facts) -> Finding {
     finding("user", Level::Warn, found, "run this as root")
 }
 
+pub(super) fn settings(facts: &Facts) -> Finding {
+    let name = "settings";
+    match &facts.settings {
+        Ok(()) => fine(name, "the agent's settings are right, or the defaults"),
+        Err(why) => finding(
+            name,
+            Level::Fail,
+            format!("{why}; the agent runs with default settings"),
+            "correct /etc/kemari/agent.toml, then systemctl restart kemari-agent",
+        ),
+    }
+}
+
 pub(super) fn kvm(facts: &Facts) -> Finding {
     let name = "kvm";
     if facts.is_witness() {

@@ -1,92 +1,85 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What counted memory errors say about a node. A pure state machine: counts and times are handed in.
+//! What counted hardware errors say about a node. A pure state machine: counts and times are handed in.
 //!
-//! An error that could not be corrected makes the node red until the counter begins anew, which it does when
-//! the node is started with another module. Single corrected errors are ordinary; many of them
+//! An error that could not be corrected makes the node red until its counter begins anew, which it does when
+//! the node is started with other hardware. Single corrected errors are ordinary; many of them
 //! foretell worse, so they are counted over a day.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::Health;
-use super::edac::Counts;
+use super::thresholds::CorrectedErrors;
+use super::{Health, Judgement, worst};
 
 /// Over how long corrected errors are counted.
 const WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
-/// Corrected errors of one controller in [`WINDOW`] that should be looked at; mcelog's default for a
-/// module (mcelog.conf, `ce-error-threshold`).
-const YELLOW_AT: u64 = 10;
-/// And those with which nothing should run here. Our choice: a cell that fails at every scrub makes some
-/// dozens, a row or a chip makes thousands.
-const RED_AT: u64 = 1_000;
 
-/// What a node's memory is like.
+/// What one counter of the kernel's has counted since it began.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// As Pacemaker is told.
-    pub health: Health,
-    /// One sentence; empty where nothing is wrong.
-    pub why: String,
+pub struct Counts {
+    /// What it counts for, as an administrator calls it, such as `Memory controller mc0`.
+    pub part: String,
+    /// Errors that were corrected.
+    pub corrected: u64,
+    /// Errors that were not.
+    pub uncorrected: u64,
 }
 
 /// Remembers counts for as long as they matter.
-#[derive(Debug, Default)]
-pub struct MemoryWatch {
-    controllers: BTreeMap<String, History>,
+#[derive(Debug)]
+pub struct CounterWatch {
+    thresholds: CorrectedErrors,
+    parts: BTreeMap<String, History>,
 }
 
-impl MemoryWatch {
+impl CounterWatch {
+    /// A watch that has seen nothing yet.
+    #[must_use]
+    pub const fn new(thresholds: CorrectedErrors) -> Self {
+        Self {
+            thresholds,
+            parts: BTreeMap::new(),
+        }
+    }
+
     /// Judges what was counted. `now` is any clock that does not go back; what was corrected before the
-    /// first look counts as old. `None` where there is no controller.
+    /// first look counts as old. `None` where nothing is counted.
     pub fn look(&mut self, now: Duration, counts: &[Counts]) -> Option<Judgement> {
-        self.controllers
-            .retain(|name, _| counts.iter().any(|counts| counts.controller == *name));
-        counts
-            .iter()
-            .map(|counts| {
-                let history = self
-                    .controllers
-                    .entry(counts.controller.clone())
-                    .or_default();
-                let recent = history.recent(now, counts.corrected);
-                judge(counts, recent)
-            })
-            // The first of the worst.
-            .reduce(|one, other| {
-                if other.health > one.health {
-                    other
-                } else {
-                    one
-                }
-            })
+        self.parts
+            .retain(|name, _| counts.iter().any(|counts| counts.part == *name));
+        worst(counts.iter().map(|counts| {
+            let history = self.parts.entry(counts.part.clone()).or_default();
+            let recent = history.recent(now, counts.corrected);
+            judge(self.thresholds, counts, recent)
+        }))
     }
 }
 
-fn judge(counts: &Counts, recent: u64) -> Judgement {
-    let controller = &counts.controller;
+fn judge(thresholds: CorrectedErrors, counts: &Counts, recent: u64) -> Judgement {
+    let part = &counts.part;
     if counts.uncorrected > 0 {
         return Judgement {
             health: Health::Red,
             why: format!(
-                "Memory controller {controller} met {} errors that could not be corrected",
+                "{part} met {} errors that could not be corrected",
                 counts.uncorrected
             ),
         };
     }
-    let health = match recent {
-        RED_AT.. => Health::Red,
-        YELLOW_AT.. => Health::Yellow,
-        _ => Health::Green,
-    };
-    let why = if health == Health::Green {
-        String::new()
+    let health = if recent >= thresholds.red.get() {
+        Health::Red
+    } else if recent >= thresholds.yellow.get() {
+        Health::Yellow
     } else {
-        format!("Memory controller {controller} corrected {recent} errors within 24 hours")
+        return Judgement::green();
     };
-    Judgement { health, why }
+    Judgement {
+        health,
+        why: format!("{part} corrected {recent} errors within 24 hours"),
+    }
 }
 
-/// Corrected errors of one controller.
+/// Corrected errors of one part.
 #[derive(Debug, Default)]
 struct History {
     /// When a count was seen first, the oldest first; the second one is within the window.
@@ -119,31 +112,36 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::thresholds::Thresholds;
     use proptest::prelude::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn counts(controller: &str, corrected: u64, uncorrected: u64) -> Counts {
+    fn watch() -> CounterWatch {
+        CounterWatch::new(Thresholds::default().memory)
+    }
+
+    fn counts(part: &str, corrected: u64, uncorrected: u64) -> Counts {
         Counts {
-            controller: controller.into(),
+            part: part.into(),
             corrected,
             uncorrected,
         }
     }
 
-    fn health(watch: &mut MemoryWatch, now: Duration, corrected: u64) -> Health {
+    fn health(watch: &mut CounterWatch, now: Duration, corrected: u64) -> Health {
         let judged = watch.look(now, &[counts("mc0", corrected, 0)]);
         judged.unwrap().health
     }
 
     #[test]
-    fn without_controllers_there_is_no_judgement() {
-        assert_eq!(MemoryWatch::default().look(MINUTE, &[]), None);
+    fn without_counters_there_is_no_judgement() {
+        assert_eq!(watch().look(MINUTE, &[]), None);
     }
 
     #[test]
     fn what_was_corrected_before_the_first_look_is_old() {
-        let mut watch = MemoryWatch::default();
+        let mut watch = watch();
         assert_eq!(health(&mut watch, MINUTE, 50_000), Health::Green);
         assert_eq!(health(&mut watch, MINUTE * 2, 50_009), Health::Green);
         assert_eq!(health(&mut watch, MINUTE * 3, 50_010), Health::Yellow);
@@ -152,7 +150,7 @@ mod tests {
 
     #[test]
     fn corrected_errors_are_forgotten_after_a_day() {
-        let mut watch = MemoryWatch::default();
+        let mut watch = watch();
         health(&mut watch, MINUTE, 0);
         assert_eq!(health(&mut watch, MINUTE * 2, 10), Health::Yellow);
         assert_eq!(health(&mut watch, MINUTE + WINDOW, 10), Health::Yellow);
@@ -168,7 +166,7 @@ mod tests {
 
     #[test]
     fn counters_that_begin_anew_count_from_nothing() {
-        let mut watch = MemoryWatch::default();
+        let mut watch = watch();
         health(&mut watch, MINUTE, 5_000);
         assert_eq!(health(&mut watch, MINUTE * 2, 0), Health::Green);
         assert_eq!(health(&mut watch, MINUTE * 3, 10), Health::Yellow);
@@ -177,7 +175,7 @@ mod tests {
 
     #[test]
     fn an_uncorrected_error_is_red_until_the_counter_begins_anew() {
-        let mut watch = MemoryWatch::default();
+        let mut watch = watch();
         let all = |uncorrected| [counts("mc0", 0, 0), counts("mc1", 0, uncorrected)];
         let judged = watch.look(MINUTE, &all(1)).unwrap();
         assert_eq!(judged.health, Health::Red);
