@@ -12,6 +12,8 @@ BUILD_PACKAGES := gcc libc6-dev make pkg-config libcpg-dev libcfg-dev libcmap-de
 BED_PACKAGES := mmdebstrap iproute2 util-linux procps qemu-system-x86 busybox-static kmod cpio \
 	iperf3 xz-utils zstd e2fsprogs dosfstools mtools fdisk gdisk libxml2-utils resource-agents \
 	nftables
+# What looks at the packages that were built: rpm's own tools, and the judges of both formats.
+JUDGE_PACKAGES := rpm rpmlint lintian
 
 CARGO ?= cargo
 # cargo-fuzz needs a compiler with unstable options.
@@ -23,7 +25,9 @@ SEEDS ?= 100000
 FROM ?= 0
 FUZZ_TARGETS ?= $(basename $(notdir $(wildcard engine/fuzz/fuzz_targets/*.rs)))
 DEB_DIRECTORY := target/debian
+RPM_DIRECTORY := target/rpm
 export KEMARI_DEB_DIRECTORY := $(abspath $(DEB_DIRECTORY))
+export KEMARI_RPM_DIRECTORY := $(abspath $(RPM_DIRECTORY))
 
 .PHONY: help
 help: ## List the targets
@@ -43,9 +47,14 @@ build: tools ## Build the programs
 	$(CARGO) build --release --workspace --bins
 
 .PHONY: package
-package: build pages cargo-deb ## Build the Debian package into target/debian
-	rm -f $(DEB_DIRECTORY)/kemari_*.deb
-	$(CARGO) deb --package kemari-ocf --no-build --fast --output $(DEB_DIRECTORY)/
+package: build pages cargo-deb cargo-generate-rpm ## Build the packages of hosts and witnesses: .deb into target/debian, .rpm into target/rpm
+	rm -f $(DEB_DIRECTORY)/kemari*.deb $(RPM_DIRECTORY)/kemari*.rpm
+	mkdir -p $(RPM_DIRECTORY)
+	for package in ocf agent; do \
+		$(CARGO) deb --package kemari-$$package --no-build --fast --output $(DEB_DIRECTORY)/; \
+		$(CARGO) generate-rpm --package $$package --auto-req find-requires \
+			--payload-compress gzip --output $(RPM_DIRECTORY)/; \
+	done
 
 .PHONY: pages
 pages: tools ## Write kemarictl's manual pages and shell completions into target/pages
@@ -124,7 +133,7 @@ root:
 
 .PHONY: tools
 tools: rust
-	@missing=$$(for package in $(BUILD_PACKAGES) $(BED_PACKAGES); do \
+	@missing=$$(for package in $(BUILD_PACKAGES) $(BED_PACKAGES) $(JUDGE_PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || \
 		echo $$package; done); \
 	if [ -n "$$missing" ]; then \
@@ -148,6 +157,12 @@ cargo-deb: tools
 	@$(CARGO) deb --version >/dev/null 2>&1 || { \
 		echo "Installing cargo-deb (builds the Debian package)"; \
 		$(CARGO) install --locked cargo-deb@3.8.0; }
+
+.PHONY: cargo-generate-rpm
+cargo-generate-rpm: tools
+	@$(CARGO) generate-rpm --version >/dev/null 2>&1 || { \
+		echo "Installing cargo-generate-rpm (builds the packages of Fedora and its kin)"; \
+		$(CARGO) install --locked cargo-generate-rpm@0.21.1; }
 
 .PHONY: mdbook
 mdbook: rust

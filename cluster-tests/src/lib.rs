@@ -6,6 +6,7 @@ pub mod baseline;
 pub mod bed;
 pub mod bench;
 pub mod cache;
+pub mod clean_root;
 pub mod clients;
 pub mod console;
 pub mod control;

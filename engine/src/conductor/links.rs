@@ -364,6 +364,7 @@ impl Conductor {
         );
         self.detail = format!("the pair goes back to {address}, outputs are held meanwhile");
         self.progress.session_sent = false;
+        self.attachments.storage().changes().abort_round();
         self.in_sync = false;
         if self.tell_gate(LicenceEvent::SessionLost) {
             self.attempt(Way::Made(address, connection), Some(pair.link));

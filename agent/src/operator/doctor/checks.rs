@@ -240,6 +240,9 @@ mod tests {
         facts.kvm = Kvm::Missing;
         facts.descriptions.clear();
         assert!(judge(&facts).iter().all(|it| it.level != Level::Fail));
+        // With the package kemari-witness.
+        facts.engine = None;
+        assert!(judge(&facts).iter().all(|it| it.level == Level::Ok));
     }
 
     #[test]

@@ -96,6 +96,13 @@ pub(super) struct Facts {
     pub links: BTreeMap<String, Vec<LinkView>>,
 }
 
+impl Facts {
+    /// The package kemari-witness is here, or nothing that would need another one.
+    pub(super) fn is_witness(&self) -> bool {
+        self.engine.is_none() && self.descriptions.is_empty()
+    }
+}
+
 /// Looks everywhere.
 pub(super) async fn gather() -> Facts {
     let corosync = tokio::task::spawn_blocking(CorosyncSettings::read);

@@ -47,6 +47,9 @@ pub(super) fn settings(facts: &Facts) -> Finding {
 
 pub(super) fn kvm(facts: &Facts) -> Finding {
     let name = "kvm";
+    if facts.is_witness() {
+        return fine(name, "not needed: this node only votes");
+    }
     match &facts.kvm {
         Kvm::Usable => fine(name, "/dev/kvm can be used"),
         // A node that only votes needs none.
@@ -130,6 +133,10 @@ pub(super) fn versions(facts: &Facts) -> Finding {
             Level::Warn,
             format!("kemari-engine is {engine}, kemarictl {own}"),
             "install one package on every node",
+        ),
+        None if facts.is_witness() => fine(
+            "versions",
+            format!("kemari {own}, no engine: this node only votes; {others}"),
         ),
         None => finding(
             "versions",
