@@ -296,7 +296,14 @@ impl Engine {
                 }
                 Ok(ActiveEvent::Refused(refusal)) => self.link_lost(around, Some(&refusal)),
                 Ok(ActiveEvent::Acked { epoch }) => self.acked(around, epoch),
-                Ok(ActiveEvent::Compared(_) | ActiveEvent::Alive | ActiveEvent::Goodbye(_)) => {}
+                // The model's VM has no disks, and no words are spoken at its end.
+                Ok(
+                    ActiveEvent::Compared(_)
+                    | ActiveEvent::DiskChanges(_)
+                    | ActiveEvent::DisksDurable(_)
+                    | ActiveEvent::Alive
+                    | ActiveEvent::Goodbye(_),
+                ) => {}
                 Err(_) => self.link_lost(around, None),
             }
         }
