@@ -18,6 +18,7 @@ const BOTH: &[&str] = &[
     "/usr/share/dbus-1/system.d/org.kemari.Agent.conf",
     "/usr/share/fish/vendor_completions.d/kemarictl.fish",
     "/usr/share/polkit-1/actions/org.kemari.policy",
+    "/usr/share/doc/kemari/examples/agent.toml",
 ];
 
 /// What is a host's only.

@@ -256,6 +256,19 @@ fn valid(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), St
                 value.as_array().map(Vec::len)
                     <= rule.as_u64().map(|most| usize::try_from(most).unwrap())
             }
+            "minItems" => {
+                value.as_array().map(Vec::len)
+                    >= rule.as_u64().map(|least| usize::try_from(least).unwrap())
+            }
+            "uniqueItems" => {
+                let items = value.as_array().into_iter().flatten();
+                let mut seen = Vec::new();
+                items.into_iter().all(|item| {
+                    let new = !seen.contains(&item);
+                    seen.push(item);
+                    new
+                })
+            }
             "required" => rule
                 .as_array()
                 .unwrap()
