@@ -263,7 +263,7 @@ fn an_engine_of_another_version_is_told_so_whatever_else_it_sends() {
     assert!(
         refusal
             .to_string()
-            .contains("speaks 2 to 3, the calling one 9 to 12"),
+            .contains("speaks 2 to 4, the calling one 9 to 12"),
         "{refusal}"
     );
 }

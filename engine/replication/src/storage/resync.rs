@@ -325,7 +325,7 @@ mod tests {
     }
 
     /// Does everything a plan asks for; which blocks were compared.
-    fn carry_out(resync: &mut Resync, differing: &[u64]) -> Vec<u64> {
+    fn carry_out(resync: &mut Resync, named: &Regions, differing: &[u64]) -> Vec<u64> {
         let mut compared = Vec::new();
         loop {
             match resync.step() {
@@ -334,9 +334,8 @@ mod tests {
                     let differs = differing
                         .iter()
                         .filter_map(|block| block.checked_sub(range.first));
-                    let named = Regions::default();
                     let offset = range.first * BLOCK_BYTES;
-                    resync.answered(disk, offset, differs, &named).unwrap();
+                    resync.answered(disk, offset, differs, named).unwrap();
                 }
                 Step::Copy(..) => {}
                 Step::Wait => unreachable!("every answer comes at once"),
@@ -351,13 +350,14 @@ mod tests {
         let layouts = [DiskLayout::Replicated {
             capacity_bytes: blocks * BLOCK_BYTES,
         }];
-        let mut regions = Regions::none(&layouts);
+        let named = Regions::none(&layouts);
+        let mut regions = named.clone();
         let written = blocks / 3 * BLOCK_BYTES;
         regions.add(disk(0), written, 512);
         let mut resync = Resync::of_regions(&layouts, regions.clone());
         let planned = resync.progress().blocks;
         assert!(planned < 64 + FIRST_BLOCKS + SPREAD_BLOCKS + 2, "{planned}");
-        let compared = carry_out(&mut resync, &[blocks / 3]);
+        let compared = carry_out(&mut resync, &named, &[blocks / 3]);
         assert_eq!(compared.len() as u64, planned);
         for block in [0, FIRST_BLOCKS - 1, blocks / 3, blocks - 1] {
             assert!(compared.contains(&block), "{block}");
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(resync.progress().copied, 1);
         // Another disk in its place.
         let mut resync = Resync::of_regions(&layouts, regions);
-        let compared = carry_out(&mut resync, &[blocks - 1, 12345]);
+        let compared = carry_out(&mut resync, &named, &[blocks - 1, 12345]);
         assert!(resync.was_surprised() && resync.has_compared_all());
         assert!(compared.len() as u64 >= blocks);
         assert!(resync.progress().copied >= 2);
