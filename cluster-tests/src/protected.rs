@@ -203,8 +203,13 @@ impl<'a> ProtectedVm<'a> {
         self.run(node, "systemctl start kemari-agent").map(drop)
     }
 
-    /// Makes the promotable clone with `crm`, as the book says.
+    /// Makes the promotable clone with `crm`, as the book says: two instances.
     pub fn configure_with_crm(&self) -> Result<()> {
+        self.configure_instances(2)
+    }
+
+    /// The same with an instance for each of so many hosts, of which two are a pair and the others wait.
+    pub fn configure_instances(&self, instances: usize) -> Result<()> {
         let monitor_s = self.options.monitor_s;
         let script = format!(
             "primitive vm ocf:kemari:vm params config=/etc/kemari/vm.toml \
@@ -213,7 +218,7 @@ impl<'a> ProtectedVm<'a> {
              op notify timeout=20s interval=0 \
              op monitor interval={monitor_s}s role=Promoted timeout=20s \
              op monitor interval={}s role=Unpromoted timeout=20s\n\
-             clone vm-pair vm meta promotable=true notify=true interleave=true clone-max=2 \
+             clone vm-pair vm meta promotable=true notify=true interleave=true clone-max={instances} \
              clone-node-max=1 promoted-max=1 promoted-node-max=1\ncommit\n",
             monitor_s + 1,
         );

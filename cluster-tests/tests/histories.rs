@@ -79,7 +79,7 @@ fn histories(nodes: u8, count: u64, seed: u64) {
     let observer = Observer::over_unix(listener).expect("threads can be made");
     let sink = "unix:/harness/console.sock";
     let vm = ProtectedVm::install_watched(&bed, options(), observer, sink).expect("installed");
-    vm.configure_with_crm().expect("crm takes it");
+    vm.configure_instances(nodes.into()).expect("crm takes it");
     vm.wait_protected(bed.nodes()).expect("a pair forms");
     see_more(&vm, HEAD_BYTES);
 
