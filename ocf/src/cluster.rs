@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kemari_api::agent::{AgentProxy, ClusterView, Gone};
+use kemari_api::agent::{AgentProxy, ClusterView, Gone, Vote};
 use kemari_api::replica::refusal_text;
 use kemari_api::{NodeName, VmName};
 use tokio::time::timeout;
@@ -36,14 +36,27 @@ impl Answer {
     }
 }
 
-/// What the agent knows of the cluster, waited for no longer than `patience`.
+/// What the node's agent knows.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Of the cluster.
+    pub(crate) view: ClusterView,
+    /// What each agent is known to have recorded of the VM.
+    pub(crate) votes: Vec<Vote>,
+}
+
+/// What the agent knows, waited for no longer than `patience`.
 ///
 /// # Errors
 /// `OCF_ERR_GENERIC` if there is no agent or it does not answer.
-pub(crate) async fn view(patience: Duration) -> Result<ClusterView, Failure> {
-    let asked = async { connect().await?.status().await };
+pub(crate) async fn known(vm: &VmName, patience: Duration) -> Result<Known, Failure> {
+    let asked = async {
+        let agent = connect().await?;
+        let (view, votes) = (agent.status().await?, agent.votes(vm).await?);
+        Ok(Known { view, votes })
+    };
     match timeout(patience, asked).await {
-        Ok(Ok(view)) => Ok(view),
+        Ok(Ok(known)) => Ok(known),
         Ok(Err(error)) if !is_absence(&error) => Err(Failure::generic(format!(
             "kemari-agent answers: {}",
             refusal_text(&error)

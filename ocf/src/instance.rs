@@ -137,8 +137,8 @@ impl Instance {
         if !self.environment.under_pacemaker {
             return false;
         }
-        let verdict = match cluster::view(self.left() / 4).await {
-            Ok(view) => score::may_boot(&view, own),
+        let verdict = match cluster::known(&self.vm, self.left() / 4).await {
+            Ok(known) => score::may_boot(&known, own),
             Err(failure) => Err(failure.reason),
         };
         if let Err(reason) = &verdict {

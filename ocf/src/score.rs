@@ -23,18 +23,16 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use kemari_api::agent::{ClusterView, ReplicaView};
+use kemari_api::Role;
+use kemari_api::agent::{ClusterView, ReplicaView, Vote};
 use kemari_api::replica::{DiskState, ReplicaStatus};
-use kemari_api::{NodeName, Role};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::cluster::Known;
 use crate::engine::Engine;
 use crate::environment::Environment;
 use crate::exit::warn;
-
-/// How long Pacemaker's attribute manager may take; 30 to 50 ms are usual.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A promotion score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +63,20 @@ pub(crate) fn of(engine: &Engine, first_boot: bool) -> Score {
 ///
 /// # Errors
 /// Why not, one sentence.
-pub(crate) fn may_boot(view: &ClusterView, own: &ReplicaStatus) -> Result<(), String> {
+pub(crate) fn may_boot(known: &Known, own: &ReplicaStatus) -> Result<(), String> {
+    let view = &known.view;
     if !view.quorate {
         return Err("this partition has no quorum".to_owned());
     }
     if matches!(own.disks, DiskState::Copy | DiskState::Incomplete) {
-        return Err(
-            "its disks are a copy of those of the node where the guest ran last".to_owned(),
-        );
+        let ran_last = newest_vote(known).filter(|vote| vote.holder != own.node);
+        return Err(format!(
+            "its disks are a copy of those of the node where the guest ran last{}",
+            ran_last.map_or_else(String::new, |vote| format!(
+                " ({}, as recorded)",
+                vote.holder
+            ))
+        ));
     }
     for other in &view.replicas {
         let status = &other.status;
@@ -100,24 +104,33 @@ pub(crate) fn may_boot(view: &ClusterView, own: &ReplicaStatus) -> Result<(), St
             ));
         }
     }
-    unheard_holder(view, own).map_or(Ok(()), |holder| {
-        Err(format!(
-            "{holder} held the right to run last and has not been heard since"
-        ))
-    })
+    newest_vote(known).map_or(Ok(()), |vote| last_holder_allows(view, vote, own))
 }
 
-/// The agent refuses a cold start while it knows nothing of the last holder; so does the score.
-fn unheard_holder<'a>(view: &'a ClusterView, own: &ReplicaStatus) -> Option<&'a NodeName> {
-    let of_this_vm = view
-        .generations
-        .iter()
-        .filter(|(vm, generation, _)| *vm == own.vm && generation.get() > 0);
-    let (_, _, holder) = of_this_vm.max_by_key(|(_, generation, _)| *generation)?;
+/// The newest generation that any agent is known to have recorded.
+fn newest_vote(known: &Known) -> Option<&Vote> {
+    let granted = known.votes.iter().filter(|vote| vote.generation.get() > 0);
+    granted.max_by_key(|vote| vote.generation)
+}
+
+/// The agent refuses a cold start while it knows nothing of the last holder, or of its disks; so does the score.
+fn last_holder_allows(view: &ClusterView, vote: &Vote, own: &ReplicaStatus) -> Result<(), String> {
+    let holder = &vote.holder;
     let spoke = |other: &ReplicaView| other.status.vm == own.vm && other.status.node == *holder;
-    let heard =
-        *holder == own.node || view.agents.contains(holder) || view.replicas.iter().any(spoke);
-    (!heard).then_some(holder)
+    if *holder == own.node || view.replicas.iter().any(spoke) {
+        return Ok(());
+    }
+    if !view.agents.contains(holder) {
+        return Err(format!(
+            "{holder} held the right to run last and has not been heard since"
+        ));
+    }
+    if own.disks == DiskState::Own && vote.generation > own.generation {
+        return Err(format!(
+            "{holder} held the right to run last, and no engine there says how new its disks are"
+        ));
+    }
+    Ok(())
 }
 
 /// Hands the score to Pacemaker. Outside Pacemaker, and when its attribute manager fails, only a
@@ -133,7 +146,6 @@ pub(crate) async fn publish(environment: &Environment, score: Score, patience: D
         Score::Never => command.args(["-v", "-INFINITY"]),
         Score::None => command.arg("-D"),
     };
-    let patience = PATIENCE.min(patience);
     let run = command.kill_on_drop(true).output();
     match timeout(patience, run).await {
         Ok(Ok(output)) if output.status.success() => {}

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the unit tests of several modules share, and the tests of the score table.
 
-use kemari_api::agent::{ClusterView, ReplicaView};
+use kemari_api::agent::{ClusterView, ReplicaView, Vote};
 use kemari_api::replica::{DiskState, FailoverPolicy, ReplicaStatus};
 use kemari_api::{Epoch, Generation, Licence, Role};
 
+use crate::cluster::Known;
 use crate::engine::Engine;
 use crate::score::{Score, may_boot, of};
 
@@ -73,15 +74,32 @@ fn the_score_table_in_the_documentation_holds() {
     }
 }
 
+fn known(view: ClusterView) -> Known {
+    let votes = Vec::new();
+    Known { view, votes }
+}
+
+/// What node1 knows where some agent has recorded this.
+fn recorded(holder: &str, generation: u64, view: ClusterView) -> Known {
+    let vote = Vote {
+        node: "node3".parse().unwrap(),
+        generation: Generation::new(generation),
+        holder: holder.parse().unwrap(),
+        purpose: "take-over".to_owned(),
+    };
+    let votes = vec![vote];
+    Known { view, votes }
+}
+
 #[test]
 fn the_first_boot_needs_quorum() {
     let own = status(Role::Waiting);
-    assert_eq!(may_boot(&view(), &own), Ok(()));
+    assert_eq!(may_boot(&known(view()), &own), Ok(()));
     let inquorate = ClusterView {
         quorate: false,
         ..view()
     };
-    assert!(may_boot(&inquorate, &own).is_err());
+    assert!(may_boot(&known(inquorate), &own).is_err());
 }
 
 #[test]
@@ -89,12 +107,12 @@ fn a_better_copy_elsewhere_forbids_a_boot_also_when_its_node_is_away() {
     let own = status(Role::Waiting);
     for present in [true, false] {
         for (role, in_sync) in [(Role::Active, false), (Role::Passive, true)] {
-            let view = view_of_node2(role, in_sync, present);
-            assert!(may_boot(&view, &own).is_err(), "{view:?}");
+            let known = known(view_of_node2(role, in_sync, present));
+            assert!(may_boot(&known, &own).is_err(), "{known:?}");
         }
         for (role, in_sync) in [(Role::Waiting, false), (Role::Passive, false)] {
-            let view = view_of_node2(role, in_sync, present);
-            assert_eq!(may_boot(&view, &own), Ok(()), "{view:?}");
+            let known = known(view_of_node2(role, in_sync, present));
+            assert_eq!(may_boot(&known, &own), Ok(()), "{known:?}");
         }
     }
 }
@@ -102,27 +120,48 @@ fn a_better_copy_elsewhere_forbids_a_boot_also_when_its_node_is_away() {
 #[test]
 fn a_last_holder_nothing_is_known_of_forbids_a_boot() {
     let own = status(Role::Waiting);
-    let held_by = |node: &str, generation| ClusterView {
-        generations: vec![(
-            own.vm.clone(),
-            Generation::new(generation),
-            node.parse().unwrap(),
-        )],
-        ..view()
-    };
-    assert_eq!(may_boot(&held_by("node1", 3), &own), Ok(()));
-    assert!(may_boot(&held_by("node2", 3), &own).is_err());
-    assert_eq!(may_boot(&held_by("node2", 0), &own), Ok(()));
+    assert_eq!(may_boot(&recorded("node1", 3, view()), &own), Ok(()));
+    assert!(may_boot(&recorded("node2", 3, view()), &own).is_err());
+    assert_eq!(may_boot(&recorded("node2", 0, view()), &own), Ok(()));
     let heard = ClusterView {
         agents: vec!["node2".parse().unwrap()],
-        ..held_by("node2", 3)
+        ..view()
     };
-    assert_eq!(may_boot(&heard, &own), Ok(()));
-    let spoke = ClusterView {
-        replicas: view_of_node2(Role::Waiting, false, false).replicas,
-        ..held_by("node2", 3)
+    assert_eq!(may_boot(&recorded("node2", 3, heard), &own), Ok(()));
+    let spoke = view_of_node2(Role::Waiting, false, false);
+    assert_eq!(may_boot(&recorded("node2", 3, spoke), &own), Ok(()));
+}
+
+/// An agent knows who ran last, and not what is on the disks there: an engine does.
+#[test]
+fn newer_disks_that_no_engine_speaks_for_forbid_a_boot() {
+    let own = ReplicaStatus {
+        disks: DiskState::Own,
+        ..status(Role::Waiting)
     };
-    assert_eq!(may_boot(&spoke, &own), Ok(()));
+    let heard = || ClusterView {
+        agents: vec!["node2".parse().unwrap()],
+        ..view()
+    };
+    let boots = |generation| may_boot(&recorded("node2", generation, heard()), &own).is_ok();
+    assert!(boots(own.generation.get()));
+    assert!(!boots(own.generation.get() + 1));
+}
+
+#[test]
+fn who_waits_with_a_copy_is_told_where_the_guest_ran_last() {
+    let own = ReplicaStatus {
+        disks: DiskState::Copy,
+        ..status(Role::Waiting)
+    };
+    let reason = |known: &Known| may_boot(known, &own).unwrap_err();
+    assert!(!reason(&known(view())).contains("recorded"));
+    let elsewhere = reason(&recorded("node2", 3, view()));
+    assert!(
+        elsewhere.ends_with("ran last (node2, as recorded)"),
+        "{elsewhere}"
+    );
+    assert!(!reason(&recorded("node1", 3, view())).contains("recorded"));
 }
 
 #[test]

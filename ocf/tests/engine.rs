@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as SilentListener;
 use std::process::Command;
 use std::sync::Arc;
@@ -60,6 +61,45 @@ fn an_outdated_replica_is_reported_for_a_restart() {
     fails(&mut node.agent("monitor"), 1, "outdated: it stands in");
     fs::write(node.path("vm.role"), "Promoted\n").expect("writable");
     fails(&mut node.agent("monitor"), 9, "outdated: it stands in");
+}
+
+/// What is wrong with it was counted when `monitor` said so; the recovery that follows must not count
+/// it again.
+#[test]
+fn an_outdated_replica_is_demoted_and_failed_until_its_restart() {
+    let node = node();
+    let _engine = serve(&node, Role::Outdated);
+    fs::write(node.path("vm.role"), "Promoted\n").expect("writable");
+    assert_eq!(node.exit("demote"), 0);
+    assert_eq!(assigned(&node), "Unpromoted\n");
+    fails(&mut node.agent("monitor"), 1, "outdated: it stands in");
+}
+
+/// A busy node's attribute manager takes many seconds. A score that is not told leaves the passive replica's the
+/// highest, and Pacemaker moves the guest for nothing.
+#[test]
+fn a_slow_attribute_manager_is_waited_for() {
+    let node = node();
+    let _engine = serve(&node, Role::Active);
+    fs::write(node.path("vm.role"), "Promoted\n").expect("writable");
+    let (tool, told) = (node.path("crm_attribute"), node.path("told"));
+    let script = format!("#!/bin/sh\nsleep 6\necho \"$*\" > {}\n", told.display());
+    fs::write(&tool, script).expect("writable");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let path = format!(
+        "{}:/usr/bin:/bin",
+        tool.parent().expect("a directory").display()
+    );
+    let mut monitor = node.agent("monitor");
+    monitor
+        .env("PATH", path)
+        .env("OCF_RESKEY_crm_feature_set", "3.16.2")
+        .env("OCF_RESKEY_CRM_meta_promoted_max", "1")
+        .env("OCF_RESKEY_CRM_meta_timeout", "20000");
+    let output = monitor.output().expect("it runs");
+    assert_eq!(output.status.code(), Some(8), "{output:?}");
+    let told = fs::read_to_string(told).expect("it was told");
+    assert_eq!(told, "--promotion -v 10000\n");
 }
 
 #[test]

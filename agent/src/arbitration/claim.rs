@@ -227,6 +227,13 @@ impl Vm {
         (newest, parties)
     }
 
+    /// The other node that the newest record was made for.
+    pub(super) fn holder_on_record(&self, cluster: &Cluster) -> Option<&NodeName> {
+        let records = self.heard.values().chain(&self.record);
+        let newest = records.max_by_key(|record| record.generation)?;
+        (newest.holder != cluster.node).then_some(&newest.holder)
+    }
+
     /// A record of this agent is durable: it may be spoken of, and it counts for its own claim.
     pub(super) fn record_written(
         &mut self,

@@ -204,13 +204,15 @@ impl Vm {
         match local.disks {
             DiskState::None | DiskState::Shared => return None,
             DiskState::Copy | DiskState::Incomplete => {
+                let ran_last = self.holder_on_record(cluster);
                 return Some(wait_short(format!(
                     "The disks of VM {vm} on node {here} are {} of those of the node where it ran \
-                     last: start it there",
+                     last{}: start it there",
                     match local.disks {
                         DiskState::Copy => "a copy",
                         _ => "an incomplete copy",
-                    }
+                    },
+                    ran_last.map_or_else(String::new, |node| format!(" ({node}, as recorded)"))
                 )));
             }
             DiskState::Own => {}

@@ -314,7 +314,7 @@ fn after_a_power_cut_the_guest_boots_where_it_ran_last() {
         world.settle(5);
         let refused = world.answers.get(&copy).cloned();
         assert!(
-            matches!(&refused, Some(Err(reason)) if reason.contains("a copy")),
+            matches!(&refused, Some(Err(reason)) if reason.contains("a copy") && reason.contains("as recorded")),
             "{refused:?}"
         );
         let own = world.promote(0);

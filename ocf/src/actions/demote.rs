@@ -21,6 +21,9 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         engine @ (Engine::Stopped | Engine::Dead(_)) => return ended(instance, &engine).await,
         Engine::Mute(reason) => return Err(Failure::generic(reason)),
     };
+    if status.role == Role::Outdated {
+        return unpromoted(instance, &Engine::Answers(status)).await;
+    }
     if shutdown::offer(instance, &status, Step::Demote).await? == Guest::Off {
         // What Pacemaker does next is to stop this instance.
         instance.remember(Assigned::Unpromoted)?;
@@ -39,14 +42,19 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         ))
     })?;
     let status = engine::until(&instance.vm, |status| status.role != Role::Active).await;
+    unpromoted(instance, &Engine::Answers(Box::new(status))).await
+}
+
+/// The replica is not active. If it is outdated, that is for `monitor` to say: a failure here would be
+/// counted beside that one.
+async fn unpromoted(instance: &Instance, engine: &Engine) -> Outcome {
     instance.remember(Assigned::Unpromoted)?;
-    let engine = Engine::Answers(Box::new(status));
-    instance.refresh_score(&engine).await;
+    instance.refresh_score(engine).await;
     Ok(Code::Success)
 }
 
 /// The engine has ended. Of a replica that Pacemaker had started this is what it asked for, and that
-/// nobody ended it is for `monitor` to say: a failure here would be counted beside that one.
+/// nobody ended it is for `monitor` to say, as well.
 async fn ended(instance: &Instance, engine: &Engine) -> Outcome {
     if instance.assigned().is_none() {
         let text = match engine {
@@ -55,7 +63,5 @@ async fn ended(instance: &Instance, engine: &Engine) -> Outcome {
         };
         return Err(Failure::new(Code::NotRunning, text));
     }
-    instance.remember(Assigned::Unpromoted)?;
-    instance.refresh_score(engine).await;
-    Ok(Code::Success)
+    unpromoted(instance, engine).await
 }

@@ -96,7 +96,12 @@ impl StandIn {
     }
 
     fn demote(&self) -> fdo::Result<()> {
-        *self.role.lock().expect("not poisoned") = Role::Waiting;
+        let mut role = self.role.lock().expect("not poisoned");
+        if *role == Role::Outdated {
+            // As an engine says it.
+            return Err(fdo::Error::Failed("restart the engine".to_owned()));
+        }
+        *role = Role::Waiting;
         Ok(())
     }
 }
