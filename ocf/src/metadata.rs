@@ -26,15 +26,16 @@ const DOCTYPE: &str = "resource-agent SYSTEM \"ra-api-1.dtd\" [
 pub(crate) const SHORT: &str = "Fault-tolerant virtual machine";
 
 pub(crate) const LONG: &str = "\
-Runs one replica of a fault-tolerant virtual machine. Cloned as a promotable resource with two \
-instances, the promoted instance runs the guest and the other one holds, at every moment, a \
+Runs one replica of a fault-tolerant virtual machine. Cloned as a promotable resource, the promoted \
+instance runs the guest and another one holds, at every moment, a \
 complete state it can continue from. When the node or the engine of the promoted instance is lost, \
-the other one continues; neither the guest nor its clients can tell.
+that one continues; neither the guest nor its clients can tell.
 
 The agent kemari-agent of the node decides who may run; this resource agent translates Pacemaker's \
 actions. It needs corosync, kemari-agent and /dev/kvm on each node that runs a replica, and the \
-meta attributes promotable=true notify=true clone-max=2 promoted-max=1. As a plain primitive, without \
-a clone, it runs one guest without protection, on the node where it ran last.";
+meta attributes promotable=true notify=true promoted-max=1 and clone-max, the number of hosts that \
+have a disk of the machine, at least 2. As a plain primitive, without a clone, it runs one guest \
+without protection, on the node where it ran last.";
 
 /// A parameter of the resource.
 #[derive(Debug)]
