@@ -3,6 +3,9 @@
 //! and the judgement of what it printed.
 
 use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,10 +16,15 @@ use crate::observer::{Observer, Splice, Violation};
 use crate::protected::{Guest, GuestFiles, Options, ProtectedVm};
 use crate::{guests, ledger, package};
 
+/// Console bytes that a life has to begin with before its [`crate::histories::Lives`] are read: more than a takeover
+/// replays, so that only a boot begins at position 0.
+pub const HEAD_BYTES: usize = 64 << 10;
+
 /// The guest, with a replicated disk of this size or without one.
 pub fn options(disk_mib: Option<u32>) -> Options {
     let disk = if disk_mib.is_some() { " disk=256" } else { "" };
     Options {
+        name: "vm".to_owned(),
         guest: Guest::Files(GuestFiles {
             kernel: guests::ledger().to_owned(),
             initrd: None,
@@ -38,6 +46,37 @@ pub fn clustered(builder: Builder) -> Result<Namespaces> {
     let bed = builder.debs(vec![package::find()?]).up()?;
     bed.start_cluster()?;
     Ok(bed)
+}
+
+/// Puts the VM on the nodes, with an observer that also hears a replica whose cable is cut: over a socket that the
+/// nodes share.
+///
+/// # Errors
+/// As [`ProtectedVm::install`].
+pub fn install_overheard(bed: &Namespaces, options: Options) -> Result<ProtectedVm<'_>> {
+    let socket = bed.supervisor().share().join("console.sock");
+    let listener = UnixListener::bind(&socket)?;
+    // A sandboxed engine is not root.
+    fs::set_permissions(&socket, Permissions::from_mode(0o666))?;
+    let observer = Observer::over_unix(listener)?;
+    ProtectedVm::install_watched(bed, options, observer, "unix:/harness/console.sock")
+}
+
+/// Waits until anybody delivered so many more bytes, seen before or not.
+///
+/// # Errors
+/// When they do not come.
+pub fn delivers(vm: &ProtectedVm<'_>, bytes: usize) -> Result<()> {
+    let least = vm.observer.with(delivered) + bytes;
+    vm.observer.wait_for(vm.patience(), |seen| {
+        (delivered(seen) >= least).then_some(())
+    })?;
+    Ok(())
+}
+
+/// How many bytes anybody has delivered.
+pub fn delivered(seen: &Splice) -> usize {
+    seen.raw().map(|(_, bytes)| bytes.len()).sum()
 }
 
 /// Waits until so many more bytes were seen outside.

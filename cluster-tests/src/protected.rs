@@ -14,9 +14,6 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::bed::Bed;
 use crate::observer::Observer;
 
-/// The replicated disk on each node.
-const DISK: &str = "/srv/kemari/disk";
-
 /// The key of every test cluster, as `kemarictl keygen` writes it. No secret.
 const CLUSTER_KEY: &str = "kemari-cluster-key-1 \
     7465737420636c75737465723a206e6f7420736563726574206174616c6c2121\n";
@@ -46,6 +43,8 @@ pub struct GuestFiles {
 /// How the VM is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The VM's name; its primitive's, too, whose clone is called `NAME-pair`.
+    pub name: String,
     /// The guest.
     pub guest: Guest,
     /// MiB of a replicated disk that each node has of its own, empty at first.
@@ -73,7 +72,7 @@ pub struct Replica {
     pub generation: u64,
 }
 
-/// The VM `vm` on the nodes of a bed, and the outside that watches its console.
+/// A VM on the nodes of a bed, and the outside that watches its console.
 #[derive(Debug)]
 pub struct ProtectedVm<'a> {
     bed: &'a dyn Bed,
@@ -114,6 +113,11 @@ impl<'a> ProtectedVm<'a> {
         Ok(())
     }
 
+    /// The VM's name.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
     /// How long a role change may take before the test gives up.
     pub fn patience(&self) -> Duration {
         self.options.patience
@@ -144,7 +148,7 @@ impl<'a> ProtectedVm<'a> {
                 }
             }
             if let Some(mib) = vm.options.disk_mib {
-                vm.run(node, &format!("truncate -s {mib}M {DISK}"))?;
+                vm.run(node, &format!("truncate -s {mib}M {}", vm.disk()))?;
             }
             // Replicas speak TLS, as in a cluster that was set up by the book. Servers do without:
             // emulated machines have no instructions for AES.
@@ -152,10 +156,16 @@ impl<'a> ProtectedVm<'a> {
                 let key = CLUSTER_KEY.as_bytes();
                 bed.write(node, "/etc/kemari/cluster.key", key, 0o600)?;
             }
-            bed.write(node, "/etc/kemari/vm.toml", description.as_bytes(), 0o644)?;
+            let place = format!("/etc/kemari/{}.toml", vm.options.name);
+            bed.write(node, &place, description.as_bytes(), 0o644)?;
             vm.start_agent(node)?;
         }
         Ok(vm)
+    }
+
+    /// The replicated disk on each node.
+    fn disk(&self) -> String {
+        format!("/srv/kemari/{}.disk", self.options.name)
     }
 
     fn put(&self, node: &str, from: &Path, to: &str) -> Result<()> {
@@ -189,12 +199,12 @@ impl<'a> ProtectedVm<'a> {
             .as_ref()
             .map_or("", |_| "initrd = \"/srv/kemari/initrd\"\n");
         let disk = self.options.disk_mib.map_or_else(String::new, |_| {
-            format!("[[disk]]\nid = \"data\"\npath = \"{DISK}\"\n\n")
+            format!("[[disk]]\nid = \"data\"\npath = {:?}\n\n", self.disk())
         });
         format!(
-            "[vm]\nname = \"vm\"\nmemory_mib = {}\n\n[boot]\nkernel = \"/srv/kemari/kernel\"\n\
+            "[vm]\nname = {:?}\nmemory_mib = {}\n\n[boot]\nkernel = \"/srv/kemari/kernel\"\n\
              {initrd}cmdline = {:?}\n\n{disk}",
-            files.memory_mib, files.cmdline
+            self.options.name, files.memory_mib, files.cmdline
         )
     }
 
@@ -211,14 +221,15 @@ impl<'a> ProtectedVm<'a> {
     /// The same with an instance for each of so many hosts, of which two are a pair and the others wait.
     pub fn configure_instances(&self, instances: usize) -> Result<()> {
         let monitor_s = self.options.monitor_s;
+        let name = &self.options.name;
         let script = format!(
-            "primitive vm ocf:kemari:vm params config=/etc/kemari/vm.toml \
+            "primitive {name} ocf:kemari:vm params config=/etc/kemari/{name}.toml \
              op start timeout=60s interval=0 op stop timeout=60s interval=0 \
              op promote timeout=60s interval=0 op demote timeout=60s interval=0 \
              op notify timeout=20s interval=0 \
              op monitor interval={monitor_s}s role=Promoted timeout=20s \
              op monitor interval={}s role=Unpromoted timeout=20s\n\
-             clone vm-pair vm meta promotable=true notify=true interleave=true clone-max={instances} \
+             clone {name}-pair {name} meta promotable=true notify=true interleave=true clone-max={instances} \
              clone-node-max=1 promoted-max=1 promoted-node-max=1\ncommit\n",
             monitor_s + 1,
         );
@@ -247,9 +258,10 @@ impl<'a> ProtectedVm<'a> {
 
     /// What the engine of a node says, `None` if none answers.
     pub fn replica(&self, node: &str) -> Result<Option<Replica>> {
-        let finished = self
-            .bed
-            .exec(node, &["kemarictl", "monitor", "vm", "info", "status"])?;
+        let finished = self.bed.exec(
+            node,
+            &["kemarictl", "monitor", &self.options.name, "info", "status"],
+        )?;
         if finished.status != 0 {
             return Ok(None);
         }
@@ -329,10 +341,7 @@ impl<'a> ProtectedVm<'a> {
         let begun = Instant::now();
         loop {
             let shown = self.crm_mon(node)?;
-            let promoted = shown
-                .lines()
-                .any(|line| line.contains("Promoted:") && line.contains(&format!(" {node} ")));
-            if promoted {
+            if is_promoted(&shown, &self.options.name, node) {
                 return Ok(shown);
             }
             ensure!(
@@ -369,6 +378,16 @@ impl<'a> ProtectedVm<'a> {
     }
 }
 
+/// Whether `crm_mon` shows a node among the promoted instances of a primitive's clone.
+fn is_promoted(shown: &str, primitive: &str, node: &str) -> bool {
+    shown
+        .lines()
+        .skip_while(|line| !line.contains(&format!(" [{primitive}] ")))
+        .skip(1)
+        .take_while(|line| !line.contains("Clone Set:"))
+        .any(|line| line.contains("* Promoted:") && line.contains(&format!(" {node} ")))
+}
+
 /// The field `t_mono_us` of a log line.
 fn stamp_us(line: &str) -> Option<u128> {
     line.split("t_mono_us=")
@@ -377,4 +396,23 @@ fn stamp_us(line: &str) -> Option<u128> {
         .next()?
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_promoted;
+
+    #[test]
+    fn each_clone_has_its_own_promoted_node() {
+        let shown = "Full List of Resources:\n  \
+            * Clone Set: one-pair [one] (promotable):\n    \
+              * Promoted: [ node1 ]\n    * Unpromoted: [ node2 ]\n  \
+            * Clone Set: two-pair [two] (promotable):\n    \
+              * Promoted: [ node2 ]\n    * Unpromoted: [ node3 ]\n";
+        assert!(is_promoted(shown, "one", "node1"));
+        assert!(!is_promoted(shown, "one", "node2"));
+        assert!(is_promoted(shown, "two", "node2"));
+        assert!(!is_promoted(shown, "two", "node3"));
+        assert!(!is_promoted(shown, "three", "node1"));
+    }
 }

@@ -56,6 +56,7 @@ pub fn survives(losses: u32) -> Result<()> {
 
 fn options(files: &DebianGuest) -> Options {
     Options {
+        name: "vm".to_owned(),
         guest: Guest::Described(format!(
             "[vm]\nname = \"vm\"\nmemory_mib = 384\n\n\
              [boot]\ndisk = \"system\"\ncmdline = \"{}\"\n\n\

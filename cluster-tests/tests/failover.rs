@@ -5,9 +5,6 @@
 //! Each scenario has a bed of its own with real Corosync, Pacemaker, crmsh and the Debian package.
 //! Times are printed, never asserted.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use kemari_cluster_tests::bed::Bed;
@@ -128,14 +125,7 @@ fn fifty_failovers_in_a_row_lose_and_double_nothing() {
 /// A VM whose console leaves by a socket that no cut cable reaches: an isolated replica that let
 /// anything out would be seen at once.
 fn watched(bed: &Namespaces) -> ProtectedVm<'_> {
-    let socket = bed.supervisor().share().join("console.sock");
-    let listener = UnixListener::bind(&socket).expect("the share is ours");
-    // A sandboxed engine is not root.
-    fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("the socket is ours");
-    let observer = Observer::over_unix(listener).expect("threads can be made");
-    let sink = "unix:/harness/console.sock";
-    let vm = ProtectedVm::install_watched(bed, ledger_vm::options(Some(16)), observer, sink)
-        .expect("installed");
+    let vm = ledger_vm::install_overheard(bed, ledger_vm::options(Some(16))).expect("installed");
     vm.configure_with_crm()
         .expect("crm takes the configuration");
     vm

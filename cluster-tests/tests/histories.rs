@@ -6,27 +6,21 @@
 //! A few run with the other tests. `make histories` runs 200, with 2, 3 and 4 nodes;
 //! `KEMARI_HISTORIES` is how many of each, `KEMARI_SEED` the first seed.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::bench::quantiles::Quantiles;
 use kemari_cluster_tests::histories::{Lives, Plan, carry_out, mend_all};
+use kemari_cluster_tests::ledger_vm::{self, HEAD_BYTES, delivers};
 use kemari_cluster_tests::namespaces::Namespaces;
-use kemari_cluster_tests::observer::{Observer, Splice};
-use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm};
+use kemari_cluster_tests::protected::{Guest, GuestFiles, Options};
 use kemari_cluster_tests::{guests, package, supervisor};
 
 /// Until the VM is protected again after all was mended.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Console bytes before anything happens: more than a takeover replays, so that only a boot begins
-/// at position 0.
-const HEAD_BYTES: usize = 64 << 10;
-
 fn options() -> Options {
     Options {
+        name: "vm".to_owned(),
         guest: Guest::Files(GuestFiles {
             kernel: guests::ledger().to_owned(),
             initrd: None,
@@ -48,20 +42,6 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-fn delivered(seen: &Splice) -> usize {
-    seen.raw().map(|(_, bytes)| bytes.len()).sum()
-}
-
-/// Waits for so many bytes from anybody.
-fn see_more(vm: &ProtectedVm<'_>, bytes: usize) {
-    let before = vm.observer.with(delivered);
-    vm.observer
-        .wait_for(PATIENCE, |seen| {
-            (delivered(seen) >= before + bytes).then_some(())
-        })
-        .expect("the guest prints on");
-}
-
 /// So many histories in one cluster, each from the state that the one before was mended to.
 fn histories(nodes: u8, count: u64, seed: u64) {
     let _turn = supervisor::turn().expect("tests run as root");
@@ -73,15 +53,10 @@ fn histories(nodes: u8, count: u64, seed: u64) {
         .up()
         .expect("the bed comes up");
     bed.start_cluster().expect("the cluster forms");
-    let socket = bed.supervisor().share().join("console.sock");
-    let listener = UnixListener::bind(&socket).expect("the share is ours");
-    fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("the socket is ours");
-    let observer = Observer::over_unix(listener).expect("threads can be made");
-    let sink = "unix:/harness/console.sock";
-    let vm = ProtectedVm::install_watched(&bed, options(), observer, sink).expect("installed");
+    let vm = ledger_vm::install_overheard(&bed, options()).expect("installed");
     vm.configure_instances(nodes.into()).expect("crm takes it");
     vm.wait_protected(bed.nodes()).expect("a pair forms");
-    see_more(&vm, HEAD_BYTES);
+    delivers(&vm, HEAD_BYTES).expect("the guest prints");
 
     let mut whole = Vec::new();
     let mut lives = 1;
@@ -102,7 +77,7 @@ fn histories(nodes: u8, count: u64, seed: u64) {
         vm.wait_protected(bed.nodes())
             .expect("the VM is protected again");
         whole.push(mended.elapsed());
-        see_more(&vm, 1_000);
+        delivers(&vm, 1_000).expect("the guest prints on");
         let seen = vm.observer.with(Lives::of);
         let summaries = seen
             .judge()

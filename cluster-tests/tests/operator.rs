@@ -155,7 +155,7 @@ fn verify_finds_a_changed_block_and_resync_mends_it(scene: &Scene<'_>) {
     // A disk that rots, beyond what the guest uses.
     scene.types(
         &passive,
-        "printf rotten | dd of=/srv/kemari/disk bs=1M seek=9 conv=notrunc status=none",
+        "printf rotten | dd of=/srv/kemari/vm.disk bs=1M seek=9 conv=notrunc status=none",
         DONE,
     );
     let compared = scene.json(&active, "kemarictl verify --json vm", FOUND);

@@ -13,6 +13,7 @@ const AGENT: &str = "/usr/lib/ocf/resource.d/kemari/vm";
 
 fn ledger_vm() -> Options {
     Options {
+        name: "vm".to_owned(),
         guest: Guest::Files(GuestFiles {
             kernel: guests::ledger().to_owned(),
             initrd: None,
@@ -121,7 +122,15 @@ fn ocf_tester_passes_pcs_makes_the_pair_and_a_standby_loses_nothing() {
     drop(tested);
 
     let vm = ProtectedVm::install(&bed, ledger_vm()).expect("the VM is installed");
-    vm.run("node1", "sh /usr/share/doc/kemari/examples/cluster-pcs.sh")
+    let example = "sh /usr/share/doc/kemari/examples/cluster-pcs.sh";
+    let alone = vm
+        .run("node1", &format!("{example} node1"))
+        .expect_err("one host is no pair");
+    assert!(
+        format!("{alone:#}").contains("name two hosts or more"),
+        "{alone:#}"
+    );
+    vm.run("node1", &format!("{example} node1 node2 node3"))
         .expect("pcs takes it");
     let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
     vm.observer

@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 fn ledger_vm() -> Options {
     Options {
+        name: "vm".to_owned(),
         guest: Guest::Files(GuestFiles {
             kernel: guests::ledger().to_owned(),
             initrd: None,

@@ -141,6 +141,7 @@ fn linux(narrator: &Narrator) -> Result<Guest> {
 
 fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -> Result<()> {
     let options = Options {
+        name: "vm".to_owned(),
         guest,
         disk_mib: None,
         monitor_s: 10,

@@ -25,6 +25,7 @@ mod cluster;
 pub(crate) mod cpio;
 mod disks;
 mod emulator;
+mod failing;
 mod images;
 mod initramfs;
 mod journals;
