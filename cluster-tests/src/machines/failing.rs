@@ -7,7 +7,8 @@ use super::Machines;
 use crate::bed::Bed as _;
 
 /// A page that a process has in memory: the middle one of those of its largest private mapping, which of a VMM is
-/// the guest's RAM (proc(5), `maps` and `pagemap`).
+/// the guest's RAM (proc(5), `maps` and `pagemap`). Not one that was only read, and is the page of zeroes that all
+/// processes share (`Documentation/admin-guide/mm/pagemap.rst`, flags 12 and 24).
 const PAGE_OF: &str = r#"
 import struct, sys
 
@@ -24,7 +25,15 @@ with open(f'/proc/{pid}/pagemap', 'rb') as pages:
     pages.seek(start // 4096 * 8)
     entries = struct.unpack(f'{length // 4096}Q', pages.read(length // 4096 * 8))
 present = [entry & (1 << 55) - 1 for entry in entries if entry >> 63]
-print(present[len(present) // 2])
+
+def owned(page):
+    flags.seek(page * 8)
+    word = struct.unpack('Q', flags.read(8))[0]
+    return word >> 12 & 1 and not word >> 24 & 1
+
+with open('/proc/kpageflags', 'rb') as flags:
+    own = [page for page in present if owned(page)]
+print(own[len(own) // 2])
 "#;
 
 impl Machines {
@@ -58,6 +67,7 @@ impl Machines {
     pub fn inject_corrected_errors(&self, node: &str, count: u32) -> Result<()> {
         let inject = format!(
             "set -e\n\
+             mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug\n\
              modprobe mce-inject\n\
              cd /sys/kernel/debug/mce-inject\n\
              echo th > flags\n\
