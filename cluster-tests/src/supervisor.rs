@@ -17,9 +17,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 
@@ -222,6 +223,9 @@ pub fn turn() -> Result<Flock<File>> {
     cache::lock(&Path::new(RUNS).join(".turn"))
 }
 
+/// The number of the next run of this process.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// A new run's name, directory and lock.
 fn new_run() -> Result<(String, PathBuf, Flock<File>)> {
     let runs = Path::new(RUNS);
@@ -230,10 +234,13 @@ fn new_run() -> Result<(String, PathBuf, Flock<File>)> {
     let _all = cache::lock(&runs.join(".lock"))?;
     sweep(runs)?;
     let pid = std::process::id();
-    for number in 0..u32::MAX {
+    loop {
+        // No name twice: what a run leaves behind, or that it left nothing, must not be taken for another's.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("kemari-{pid}-{number}");
         let run = runs.join(&name);
         match fs::create_dir(&run) {
+            // Of a process that had our number before.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             created => {
                 created.with_context(|| format!("Cannot create {}", run.display()))?;
@@ -244,7 +251,6 @@ fn new_run() -> Result<(String, PathBuf, Flock<File>)> {
             }
         }
     }
-    Err(anyhow!("No name is free in {RUNS}"))
 }
 
 /// Removes what runs left whose owner and watch were both killed.
