@@ -105,9 +105,9 @@ campaign-guest: root package ## Run Debian servers for hours under QEMU and Kema
 		--nocapture --test-threads=1
 
 .PHONY: campaign-pacemaker
-campaign-pacemaker: root package ## What takes too long for make test: Pacemaker's decisions, old records, failing hardware (an hour)
+campaign-pacemaker: root package ## What takes too long for make test: Pacemaker's decisions, old records, hardware, bed B (an hour)
 	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions \
-		--test old_records --test hardware -- --ignored --nocapture --test-threads=1
+		--test old_records --test hardware --test machines -- --ignored --nocapture --test-threads=1
 
 .PHONY: histories
 histories: root package ## Carry out 200 random histories of losses in clusters of 2, 3 and 4 nodes (hours)

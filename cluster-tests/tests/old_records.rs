@@ -200,13 +200,10 @@ fn each(courses: impl IntoIterator<Item = (Loss, Return)>) {
     println!("{}", verified.expect("the disks are equal"));
 }
 
+/// The order in which the agents on record and those that are there know least of each other.
 #[test]
 fn after_both_hosts_lost_power_the_guest_boots_where_it_ran_last() {
-    each([
-        (Loss::PassiveFirst, Return::OtherFirst),
-        (Loss::ActiveFirst, Return::OtherFirst),
-        (Loss::Both, Return::Together),
-    ]);
+    each([(Loss::ActiveFirst, Return::OtherFirst)]);
 }
 
 #[test]
