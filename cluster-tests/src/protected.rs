@@ -239,6 +239,15 @@ impl<'a> ProtectedVm<'a> {
         self.run(node, "crm configure < /root/vm.crm").map(drop)
     }
 
+    /// Keeps the clone away from a node, which is a witness then.
+    pub fn only_votes(&self, node: &str) -> Result<()> {
+        let name = &self.options.name;
+        let constraint = format!(
+            "crm configure location witness {name}-pair resource-discovery=never -inf: {node}"
+        );
+        self.run(self.first_node()?, &constraint).map(drop)
+    }
+
     /// Runs a shell command in a node.
     pub fn run(&self, node: &str, command: &str) -> Result<String> {
         let finished = self.bed.exec(node, &["sh", "-c", command])?;

@@ -39,10 +39,11 @@ fn said(vm: &ProtectedVm<'_>, node: &str, command: &str) -> String {
     vm.run(node, command).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
-/// Waits until `crm_mon` shows this of a node's health.
+/// Waits until Pacemaker has this of a node's health.
 fn wait_health(vm: &ProtectedVm<'_>, node: &str, colour: &str) {
     let begun = Instant::now();
     loop {
+        // It fails where there is no such attribute yet.
         let query = format!(
             "attrd_updater --query --name '#health-kemari-processors' --node {node} || true"
         );

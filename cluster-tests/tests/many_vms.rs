@@ -37,15 +37,15 @@ fn as_told(bed: &Namespaces, vms: &[ProtectedVm<'_>; 3], observer: &str) -> (Str
     let begun = Instant::now();
     loop {
         vms[0].settle(observer).expect("Pacemaker comes to rest");
-        let [db, web, mail] = vms.each_ref().map(|vm| {
-            let on: Vec<String> = bed
-                .nodes()
-                .iter()
-                .filter(|node| bed.is_on(node).expect("the bed knows"))
-                .cloned()
-                .collect();
-            vm.wait_protected(&on).expect("it is protected").0
-        });
+        let on: Vec<String> = bed
+            .nodes()
+            .iter()
+            .filter(|node| bed.is_on(node).expect("the bed knows"))
+            .cloned()
+            .collect();
+        let [db, web, mail] = vms
+            .each_ref()
+            .map(|vm| vm.wait_protected(&on).expect("it is protected").0);
         if db == web {
             for (vm, node) in vms.iter().zip([&db, &web, &mail]) {
                 vm.wait_promoted(node).expect("Pacemaker shows it");

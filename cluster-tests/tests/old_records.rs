@@ -5,7 +5,7 @@
 //! `kemarictl force-active`, the way past this, is in `operator.rs`.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kemari_cluster_tests::bed::Bed;
 use kemari_cluster_tests::histories::Lives;
@@ -68,10 +68,7 @@ impl<'a> Scene<'a> {
             ledger_vm::install_overheard(bed, ledger_vm::options(Some(16))).expect("installed");
         vm.configure_with_crm().expect("crm takes it");
         let witness = bed.nodes().last().expect("there are nodes").clone();
-        let away = format!(
-            "crm configure location witness vm-pair resource-discovery=never -inf: {witness}"
-        );
-        vm.run("node1", &away).expect("crm takes the constraint");
+        vm.only_votes(&witness).expect("crm takes the constraint");
         Self { bed, vm, witness }
     }
 
@@ -126,7 +123,7 @@ impl<'a> Scene<'a> {
         let begun = Instant::now();
         while self.vm.replica(node).expect("it answers").is_none() {
             assert!(begun.elapsed() < self.vm.patience(), "no replica starts");
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 

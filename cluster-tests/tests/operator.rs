@@ -31,8 +31,7 @@ impl<'a> Scene<'a> {
         let vm = ProtectedVm::install(bed, options).expect("the VM is installed");
         vm.configure_with_crm()
             .expect("crm takes the configuration");
-        let witness = "crm configure location witness vm-pair resource-discovery=never -inf: node3";
-        vm.run("node1", witness).expect("crm takes the constraint");
+        vm.only_votes("node3").expect("crm takes the constraint");
         Self { bed, vm }
     }
 

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use kemari_api::Licence;
 use kemari_api::replica::{DiskState, Promotion};
+use kemari_replication::storage::ChangeRecord;
 
 use disk_site::{LARGE_DISK_BYTES, Site, first_difference, is_a_copy};
 use replica_process::{ReplicaProcess, kvm_or_skip};
@@ -39,16 +40,14 @@ fn pair_with_records(active: &ReplicaProcess, passive: &ReplicaProcess) {
     let log = active.log();
     let (_, last) = log.rsplit_once(DURABLE).unwrap();
     let (_, base) = last.split_once(" base=").unwrap();
-    let base = u128::from_str_radix(&base[..32], 16).unwrap().to_be_bytes();
+    let base = base.split_whitespace().next().unwrap();
     for replica in [active, passive] {
         let begun = Instant::now();
         let recorded = || {
-            fs::read(replica.record("changes"))
-                .ok()?
-                .get(24..40)
-                .map(|at| at == base)
+            let bytes = fs::read(replica.record("changes")).ok()?;
+            Some(ChangeRecord::decode(&bytes).unwrap().base.to_string())
         };
-        while recorded() != Some(true) {
+        while recorded().as_deref() != Some(base) {
             assert!(begun.elapsed() < Duration::from_secs(60), "not recorded");
             thread::sleep(Duration::from_millis(5));
         }

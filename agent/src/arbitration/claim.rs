@@ -213,12 +213,12 @@ impl Vm {
     /// The newest generation on record and the other nodes whose replicas could be using it, or an
     /// earlier one if nothing says that it was granted.
     pub(super) fn turn_before(&self, cluster: &Cluster) -> (Generation, BTreeSet<NodeName>) {
-        let records = || self.heard.values().chain(&self.record);
-        let Some(newest) = records().map(|record| record.generation).max() else {
+        let Some(newest) = self.records().map(|record| record.generation).max() else {
             return Default::default();
         };
         let granted = self.newest_granted().min(newest);
-        let parties = records()
+        let parties = self
+            .records()
             .filter(|record| record.generation >= granted)
             .flat_map(Record::parties)
             .filter(|node| **node != cluster.node)
@@ -229,8 +229,7 @@ impl Vm {
 
     /// The other node that the newest record was made for.
     pub(super) fn holder_on_record(&self, cluster: &Cluster) -> Option<&NodeName> {
-        let records = self.heard.values().chain(&self.record);
-        let newest = records.max_by_key(|record| record.generation)?;
+        let newest = self.records().max_by_key(|record| record.generation)?;
         (newest.holder != cluster.node).then_some(&newest.holder)
     }
 

@@ -198,11 +198,15 @@ impl Vm {
         }
     }
 
+    /// What each agent is known to have recorded last, this one's own record the last of them.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.heard.values().chain(&self.record)
+    }
+
     /// The newest generation anybody is known to have, claimed or received.
     pub fn newest_generation(&self) -> Generation {
-        let records = self.heard.values().chain(&self.record);
         let replicas = self.others.values().chain(&self.local);
-        records
+        self.records()
             .map(|record| record.generation)
             .chain(replicas.map(|status| status.generation))
             .max()
@@ -264,8 +268,7 @@ impl Vm {
     /// Anything at all that names a generation newer than `than` for another node, but for claims
     /// that can never count.
     pub fn newer_rumoured(&self, cluster: &Cluster, than: Generation) -> bool {
-        let records = self.heard.values().chain(&self.record);
-        records
+        self.records()
             .filter(|record| record.holder != cluster.node)
             .filter(|record| !self.never_counts(cluster, record, than))
             .map(|record| record.generation)

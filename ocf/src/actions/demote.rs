@@ -26,9 +26,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     }
     if shutdown::offer(instance, &status, Step::Demote).await? == Guest::Off {
         // What Pacemaker does next is to stop this instance.
-        instance.remember(Assigned::Unpromoted)?;
-        instance.refresh_score(&Engine::Stopped).await;
-        return Ok(Code::Success);
+        return unpromoted(instance, &Engine::Stopped).await;
     }
     instance.waits_for("the engine to commit the last checkpoint and end being active");
     let engine = engine::reach(&instance.vm)
