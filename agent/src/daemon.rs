@@ -27,10 +27,11 @@ use crate::journal::mono_us;
 use crate::metrics::counters::{Counters, Other};
 use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
+use crate::score::Unpromotable;
 use crate::settings::Settings;
 use crate::systemd::shutdown::Guard;
 use crate::systemd::{Movable, Running, machines, movable, running_here};
-use crate::{bus, corosync, health};
+use crate::{bus, corosync, health, score};
 
 /// The state machine's clock.
 const TICK: Duration = Duration::from_secs(1);
@@ -93,6 +94,8 @@ async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
 
     let (running, runs) = watch::channel(Running::new());
     tokio::spawn(machines::keep(runs));
+    let (unpromotable, to_keep_down) = watch::channel(Unpromotable::new());
+    tokio::spawn(score::keep_down(to_keep_down));
     let (movable, moves) = watch::channel(Movable::new());
     let guard = Guard {
         node: node.clone(),
@@ -116,6 +119,7 @@ async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
         shown,
         running,
         movable,
+        unpromotable,
         on_bus,
         ready: false,
         counters: Counters::default(),
@@ -270,6 +274,8 @@ struct Daemon {
     running: watch::Sender<Running>,
     /// What shall go on elsewhere before the host goes down.
     movable: watch::Sender<Movable>,
+    /// Of what Pacemaker shall not expect a promotion.
+    unpromotable: watch::Sender<Unpromotable>,
     on_bus: bool,
     ready: bool,
     counters: Counters,
@@ -322,6 +328,10 @@ impl Daemon {
             .send_if_modified(|known| std::mem::replace(known, movable.clone()) != movable);
         self.running
             .send_if_modified(|known| std::mem::replace(known, running.clone()) != running);
+        let unpromotable = score::unpromotable(view);
+        self.unpromotable.send_if_modified(|known| {
+            std::mem::replace(known, unpromotable.clone()) != unpromotable
+        });
     }
 
     fn hear_corosync(&mut self, input: corosync::Input) {

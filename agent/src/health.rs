@@ -8,13 +8,12 @@
 //!
 //! [`edac`], [`machine_checks`], [`aer`] and [`temperature`] read what the kernel shows, [`smart`] asks disks;
 //! [`counted`] and [`temperature`] judge and touch nothing, by the [`thresholds`]; [`attend`] looks once a
-//! minute, [`pacemaker`] is told.
+//! minute and tells Pacemaker.
 
 pub mod aer;
 pub mod counted;
 pub mod edac;
 pub mod machine_checks;
-mod pacemaker;
 pub mod smart;
 pub mod temperature;
 pub mod thresholds;
@@ -29,6 +28,8 @@ use tracing::{debug, info, warn};
 use counted::{CounterWatch, Counts};
 use temperature::TemperatureWatch;
 use thresholds::{Disks, Thresholds};
+
+use crate::pacemaker;
 
 /// Pause between two looks at what the kernel shows.
 const LOOK: Duration = Duration::from_secs(60);
@@ -171,7 +172,8 @@ impl Told {
                 );
             }
         }
-        if needs_telling(self.told, health) && pacemaker::tell(self.kind.attribute(), health).await
+        if needs_telling(self.told, health)
+            && pacemaker::tell(self.kind.attribute(), &health.to_string()).await
         {
             self.told = Some(health);
         }

@@ -3,7 +3,7 @@
 //!
 //! [`arbitration`] decides and touches nothing; [`corosync`], [`engines`], [`records`] and [`bus`]
 //! carry events in and actions out; [`daemon`] joins them. [`health`] tells Pacemaker
-//! what is wrong with the node's hardware. The agent may crash or be replaced
+//! what is wrong with the node's hardware, [`score`] which replica it must not promote. The agent may crash or be replaced
 //! without touching a running VM.
 #![forbid(unsafe_code)]
 
@@ -18,8 +18,10 @@ pub mod health;
 pub mod journal;
 pub mod metrics;
 pub mod operator;
+mod pacemaker;
 #[cfg(test)]
 mod private_bus;
 pub mod records;
+pub mod score;
 pub mod settings;
 pub mod systemd;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kemari_api::NodeName;
+use kemari_api::replica::ReplicaStatus;
 
 use crate::action::Action;
 use crate::form::Form;
@@ -49,6 +50,8 @@ pub(crate) struct Environment {
     pub(crate) config: Option<PathBuf>,
     /// The parameter `shutdown_timeout`, as it is written.
     pub(crate) shutdown_timeout: Option<String>,
+    /// Pacemaker's name of the resource, as it names its promotion score.
+    pub(crate) resource: Option<String>,
     /// Pacemaker's name of this node.
     pub(crate) node: Option<String>,
     /// What becomes of the replicas; `None` if Pacemaker did not say.
@@ -89,6 +92,7 @@ impl Environment {
                 .filter(|text| !text.is_empty())
                 .map(PathBuf::from),
             shutdown_timeout: lookup("OCF_RESKEY_shutdown_timeout").filter(|text| !text.is_empty()),
+            resource: lookup("OCF_RESOURCE_INSTANCE").filter(|name| !name.is_empty()),
             node: meta("on_node").filter(|name| !name.is_empty()),
             transition: Transition::read(meta),
             form: Form::read(meta),
@@ -105,6 +109,11 @@ impl Environment {
                 started: nodes("notify_start_uname"),
             },
         }
+    }
+
+    /// Pacemaker's name of this node; outside Pacemaker what the replica calls it.
+    pub(crate) fn node_or<'a>(&'a self, status: &'a ReplicaStatus) -> &'a str {
+        self.node.as_deref().unwrap_or_else(|| status.node.as_str())
     }
 
     /// How long `action` may take: Pacemaker's timeout, or the advised one, less a margin.
@@ -150,6 +159,7 @@ mod tests {
             ("OCF_RESKEY_CRM_meta_notify_stop_uname", " node2  node3 "),
             ("OCF_RESKEY_CRM_meta_notify_start_uname", " "),
             ("OCF_RESKEY_CRM_meta_notify_promote_uname", " "),
+            ("OCF_RESKEY_CRM_meta_notify_demote_uname", " "),
             ("OCF_RESKEY_CRM_meta_notify_active_uname", "node2 node3"),
             ("OCF_RESKEY_CRM_meta_on_node", "node2"),
             ("OCF_RESKEY_shutdown_timeout", "45"),

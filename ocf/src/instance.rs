@@ -18,6 +18,7 @@ use crate::engine::{self, Contact, Engine};
 use crate::environment::Environment;
 use crate::exit::{Failure, inform, warn};
 use crate::form::Form;
+use crate::resource;
 use crate::score::{self, Score};
 
 /// One VM on this node.
@@ -117,6 +118,15 @@ impl Instance {
     pub(crate) async fn refresh_score(&self, engine: &Engine) {
         if self.form() == Form::Plain {
             return;
+        }
+        if let Some(name) = &self.environment.resource
+            && self.environment.under_pacemaker
+            && let Err(error) = resource::note(&self.vm, name)
+        {
+            warn(format!(
+                "Cannot note for kemari-agent that VM {} is the resource {name}: {error}",
+                self.vm
+            ));
         }
         self.waits_for("kemari-agent to say who may boot");
         let first_boot = match engine {

@@ -30,6 +30,7 @@ mod instance;
 mod metadata;
 #[cfg(test)]
 mod reference;
+mod resource;
 mod score;
 #[cfg(test)]
 mod tests;

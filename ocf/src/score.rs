@@ -17,6 +17,9 @@
 //! none, so that `crm resource move` could have Pacemaker demote the active replica for one that
 //! cannot go on from its state.
 //!
+//! Between two calls of the resource agent the node's kemari-agent sets `-INFINITY` as soon as it is
+//! due (`kemari_agent::score`), so that Pacemaker finds no old score of a node that was silent.
+//!
 //! The score is advice to Pacemaker. What may really run, the agents and the engine decide when
 //! `promote` is called; a stale score can delay a promotion, it cannot cause a wrong one.
 

@@ -13,6 +13,10 @@ use std::collections::BTreeSet;
 pub(crate) struct Transition {
     /// A replica runs there, in whichever role, when the transition begins.
     pub(crate) running: BTreeSet<String>,
+    /// One is promoted there, as far as Pacemaker knows, when the transition begins.
+    pub(crate) held: BTreeSet<String>,
+    /// It is demoted.
+    pub(crate) demoted: BTreeSet<String>,
     /// It is stopped, or its node is fenced.
     pub(crate) stopped: BTreeSet<String>,
     /// One is started.
@@ -26,12 +30,16 @@ impl Transition {
     pub(crate) fn read(list: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let nodes = |key: &str| Some(names(&list(&format!("notify_{key}_uname"))?));
         let mut running = nodes("active")?;
-        // `active` has both roles; the others are asked too, by their names of before 2.1 and since.
-        for role in ["promoted", "unpromoted", "master", "slave"] {
-            running.extend(nodes(role).unwrap_or_default());
-        }
+        // By their names of before 2.1 and since.
+        let either = |new, old| [new, old].into_iter().filter_map(nodes).flatten();
+        let held: BTreeSet<String> = either("promoted", "master").collect();
+        // `active` has both roles; the others are asked too.
+        running.extend(held.clone());
+        running.extend(either("unpromoted", "slave"));
         Some(Self {
             running,
+            held,
+            demoted: nodes("demote")?,
             stopped: nodes("stop")?,
             started: nodes("start")?,
             promoted: nodes("promote")?,
@@ -41,6 +49,15 @@ impl Transition {
     /// Whether the replica on this node is stopped.
     pub(crate) fn stops(&self, node: &str) -> bool {
         self.stopped.contains(node)
+    }
+
+    /// Whether Pacemaker counts on a promoted replica on a node other than this one, of which it has known from
+    /// the beginning. One that runs the guest on this node knows better.
+    pub(crate) fn prefers_another_than(&self, node: &str) -> bool {
+        self.held.iter().any(|other| {
+            let ends = self.demoted.contains(other) || self.stopped.contains(other);
+            other != node && (!ends || self.promoted.contains(other))
+        })
     }
 
     /// Whether no replica that runs now survives. One that is started anew, or promoted after
@@ -70,9 +87,45 @@ mod tests {
         })
     }
 
+    #[test]
+    fn two_that_are_promoted_are_told_from_a_move_of_the_role() {
+        for (held, demoted, stopped, promoted, prefers_another) in [
+            // A node that was silent is back, and both are promoted: this one shall give way.
+            ("n1 n2", "n1", "", "", true),
+            ("n1 n2", "n1", "n3", "", true),
+            // The other one is restarted first.
+            ("n1 n2", "n1 n2", "n2", "n2", true),
+            // A move of the role, by demand, by standby, to a replica started for it.
+            ("n1", "n1", "", "n2", false),
+            ("n1", "n1", "n1", "n2", false),
+            // Nobody shall be promoted any more: `target-role=Unpromoted`, or a stop.
+            ("n1 n2", "n1 n2", "", "", false),
+            ("n1 n2", "n1 n2", "n1 n2", "", false),
+            // Neither of two shall go on, and a third one shall.
+            ("n1 n2", "n1 n2", "n2", "n3", false),
+            ("", "", "", "", false),
+        ] {
+            let lists = [
+                ("notify_active_uname", "n1 n2 n3"),
+                ("notify_promoted_uname", held),
+                ("notify_demote_uname", demoted),
+                ("notify_stop_uname", stopped),
+                ("notify_start_uname", ""),
+                ("notify_promote_uname", promoted),
+            ];
+            let transition = told(&lists).unwrap();
+            assert_eq!(
+                transition.prefers_another_than("n1"),
+                prefers_another,
+                "{transition:?}"
+            );
+        }
+    }
+
     fn transition(running: &str, stopped: &str, started: &str, promoted: &str) -> Transition {
         told(&[
             ("notify_active_uname", running),
+            ("notify_demote_uname", ""),
             ("notify_stop_uname", stopped),
             ("notify_start_uname", started),
             ("notify_promote_uname", promoted),
@@ -112,6 +165,7 @@ mod tests {
             let transition = told(&[
                 ("notify_active_uname", "n1"),
                 (&key, "weird:näme"),
+                ("notify_demote_uname", ""),
                 ("notify_stop_uname", "n1"),
                 ("notify_start_uname", ""),
                 ("notify_promote_uname", ""),
@@ -125,6 +179,7 @@ mod tests {
     fn a_list_that_is_missing_makes_it_unknown() {
         let all = [
             ("notify_active_uname", "n1"),
+            ("notify_demote_uname", "n1"),
             ("notify_stop_uname", "n1"),
             ("notify_start_uname", " "),
             ("notify_promote_uname", " "),

@@ -125,6 +125,47 @@ fn a_demoted_replica_is_unpromoted_and_demoting_it_again_succeeds() {
     }
 }
 
+/// A silent node is back, and Pacemaker, which finds two promoted instances, goes by its old score.
+#[test]
+fn the_guest_is_not_given_up_for_a_replica_that_has_lost_it() {
+    for (promoted, stopped, kept) in [
+        ("node1 node2", " ", true),
+        ("node1 node2", "node1", false),
+        ("node1 node2", "node2", false),
+        ("node1", " ", false),
+    ] {
+        let node = node();
+        let (_runtime, role) = serve(&node, Role::Active);
+        fs::write(node.path("vm.role"), "Promoted\n").expect("writable");
+        let mut demote = demote(&node, stopped);
+        demote.env("OCF_RESKEY_CRM_meta_notify_promoted_uname", promoted);
+        let words = "it is kept, and waits for Pacemaker to promote it again";
+        assert_eq!(says(&mut demote, words), (Some(0), kept), "{promoted}");
+        let left = if kept { Role::Active } else { Role::Waiting };
+        assert_eq!(*role.lock().expect("not poisoned"), left, "{promoted}");
+        assert_eq!(assigned(&node), "Unpromoted\n");
+        assert_eq!(node.exit("monitor"), 0);
+    }
+}
+
+/// The agent needs the name to lower the promotion score of a replica that is outdated.
+#[test]
+fn the_resources_name_is_noted_for_the_agent_until_it_is_stopped() {
+    let node = node();
+    let engine = serve(&node, Role::Passive);
+    let mut monitor = node.agent("monitor");
+    monitor
+        .env("OCF_RESOURCE_INSTANCE", "mail:0")
+        .env("OCF_RESKEY_crm_feature_set", "3.16.2")
+        .env("OCF_RESKEY_CRM_meta_promoted_max", "1");
+    assert_eq!(monitor.output().expect("it runs").status.code(), Some(0));
+    let noted = fs::read_to_string(node.path("vm.resource")).expect("it was noted");
+    assert_eq!(noted, "mail:0\n");
+    drop(engine);
+    assert_eq!(node.exit("stop"), 0);
+    assert!(!node.path("vm.resource").exists());
+}
+
 #[test]
 fn a_vm_is_known_by_what_started_it_when_its_description_is_gone() {
     let node = node();
@@ -316,6 +357,8 @@ fn demote(node: &Node, stopped: &str) -> Command {
     let mut demote = node.agent("demote");
     for (key, nodes) in [
         ("active", "node1 node2"),
+        ("promoted", "node1"),
+        ("demote", "node1"),
         ("stop", stopped),
         ("start", " "),
         ("promote", " "),

@@ -45,6 +45,13 @@ pub fn unit_environment(vm: &VmName) -> PathBuf {
     run_dir().join(format!("{vm}.env"))
 }
 
+/// Where the resource agent notes what Pacemaker calls the VM's resource, so that the agent can lower its
+/// promotion score. Missing where Pacemaker has no promotable resource for the VM.
+#[must_use]
+pub fn resource(vm: &VmName) -> PathBuf {
+    run_dir().join(format!("{vm}.resource"))
+}
+
 /// Where the resource agent remembers the role Pacemaker assigned.
 #[must_use]
 pub fn assigned_role(vm: &VmName) -> PathBuf {

@@ -4,14 +4,19 @@
 //! With a passive replica in sync the last checkpoint is committed first and nothing is lost;
 //! without one the guest ends. Which of the two, the engine decides. A guest that ends here because
 //! every replica is stopped next, or because no other one has its state, may shut down first.
+//!
+//! A node that was silent and is back has Pacemaker find two promoted instances, of which it keeps the one
+//! with the higher score, as the nodes told it last. The guest runs in one of them, and that one does not give it
+//! up: the other one's state is of the past. Pacemaker is told that this one is demoted, and by its
+//! score that it is to be promoted again, as after a provisional promotion.
 
 use kemari_api::Role;
-use kemari_api::replica::refusal_text;
+use kemari_api::replica::{ReplicaStatus, refusal_text};
 
 use super::shutdown::{self, Guest, Step};
 use crate::assigned::Assigned;
 use crate::engine::{self, Engine};
-use crate::exit::{Code, Failure, Outcome};
+use crate::exit::{Code, Failure, Outcome, inform};
 use crate::instance::Instance;
 
 /// Demotes; a replica that is not active is done.
@@ -22,6 +27,14 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         Engine::Mute(reason) => return Err(Failure::generic(reason)),
     };
     if status.role == Role::Outdated {
+        return unpromoted(instance, &Engine::Answers(status)).await;
+    }
+    if is_mistaken(instance, &status) {
+        inform(format!(
+            "VM {} runs here, and the replica that Pacemaker prefers has been without it: it is kept, and waits for \
+             Pacemaker to promote it again",
+            instance.vm
+        ));
         return unpromoted(instance, &Engine::Answers(status)).await;
     }
     if shutdown::offer(instance, &status, Step::Demote).await? == Guest::Off {
@@ -41,6 +54,19 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     })?;
     let status = engine::until(&instance.vm, |status| status.role != Role::Active).await;
     unpromoted(instance, &Engine::Answers(Box::new(status))).await
+}
+
+/// Whether Pacemaker demotes the one that runs the guest in favour of one that has lost it.
+fn is_mistaken(instance: &Instance, status: &ReplicaStatus) -> bool {
+    let node = instance.environment.node_or(status);
+    status.role == Role::Active
+        && instance
+            .environment
+            .transition
+            .as_ref()
+            .is_some_and(|transition| {
+                !transition.stops(node) && transition.prefers_another_than(node)
+            })
 }
 
 /// The replica is not active. If it is outdated, that is for `monitor` to say: a failure here would be

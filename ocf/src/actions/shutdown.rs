@@ -129,10 +129,7 @@ pub(super) async fn offer(
 fn is_due(environment: &Environment, status: &ReplicaStatus, step: Step) -> bool {
     let alone = status.licence == Licence::Solo && !status.in_sync;
     let transition = environment.transition.as_ref();
-    let node = environment
-        .node
-        .as_deref()
-        .unwrap_or_else(|| status.node.as_str());
+    let node = environment.node_or(status);
     let stopped = match step {
         Step::Stop => true,
         // Without a stop the instance must go on, as unpromoted; its engine would end with the guest.
@@ -187,6 +184,8 @@ mod tests {
         Environment {
             transition: Some(Transition {
                 running: nodes(&["node1", "node2"]),
+                held: nodes(&[]),
+                demoted: nodes(&[]),
                 stopped: nodes(stopped),
                 started: nodes(&[]),
                 promoted: nodes(promoted),

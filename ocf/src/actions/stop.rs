@@ -17,6 +17,7 @@ use crate::description;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
 use crate::instance::Instance;
+use crate::resource;
 use crate::score::Score;
 use crate::unit::{Signal, Systemd, UnitState};
 
@@ -115,6 +116,7 @@ async fn escalate(
 fn forget(instance: &Instance) -> Result<(), Failure> {
     Assigned::forget(&instance.vm)
         .and_then(|()| description::remove_note(&instance.vm))
+        .and_then(|()| resource::forget(&instance.vm))
         .map_err(|error| {
             Failure::generic(format!(
                 "Cannot remove the notes about VM {} in {}: {error}",
