@@ -109,6 +109,10 @@ campaign-pacemaker: root package ## What takes too long for make test: Pacemaker
 	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions \
 		--test old_records --test hardware --test machines -- --ignored --nocapture --test-threads=1
 
+.PHONY: campaign-cts
+campaign-cts: root package ## Run 100 tests of Pacemaker's cluster test suite with a VM as the resource (an hour)
+	$(CARGO) test --release --package kemari-cluster-tests --test cts -- --ignored --nocapture
+
 .PHONY: histories
 histories: root package ## Carry out 200 random histories of losses in clusters of 2, 3 and 4 nodes (hours)
 	$(CARGO) test --release --package kemari-cluster-tests --test histories -- --include-ignored \

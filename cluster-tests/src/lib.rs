@@ -11,6 +11,7 @@ pub mod clients;
 pub mod console;
 pub mod control;
 pub mod corosync;
+pub mod cts;
 pub mod debian_guest;
 pub mod fencing;
 pub mod guests;
