@@ -15,7 +15,9 @@ const TELL_MAX: Duration = Duration::from_secs(10);
 pub(crate) async fn tell(attribute: &str, value: &str) -> bool {
     let mut command = Command::new("attrd_updater");
     command
-        .args(["--name", attribute, "--update", value])
+        .args(["--name", attribute])
+        // In one word: `-INFINITY` by itself would be read as options.
+        .arg(format!("--update={value}"))
         .stdin(Stdio::null())
         .kill_on_drop(true);
     match timeout(TELL_MAX, command.output()).await {

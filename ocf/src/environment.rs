@@ -43,6 +43,26 @@ impl CheckLevel {
     }
 }
 
+/// In which role `monitor` is to find the replica: Pacemaker's `role` of the operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Promoted.
+    Promoted,
+    /// Started, and not promoted.
+    Unpromoted,
+}
+
+impl Expected {
+    /// By its names of before Pacemaker 2.1 and since.
+    fn read(role: &str) -> Option<Self> {
+        match role {
+            "Promoted" | "Master" => Some(Self::Promoted),
+            "Unpromoted" | "Slave" => Some(Self::Unpromoted),
+            _ => None,
+        }
+    }
+}
+
 /// The environment of one action.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
@@ -60,6 +80,8 @@ pub(crate) struct Environment {
     pub(crate) form: Form,
     /// How thoroughly to look.
     pub(crate) check: CheckLevel,
+    /// The role that this monitor is for; `None` for a probe.
+    pub(crate) expected: Option<Expected>,
     /// The operation's timeout.
     pub(crate) timeout: Option<Duration>,
     /// Pacemaker runs this action; otherwise a person or ocf-tester does, and there may be no
@@ -97,6 +119,7 @@ impl Environment {
             transition: Transition::read(meta),
             form: Form::read(meta),
             check: CheckLevel::read(lookup("OCF_CHECK_LEVEL").as_deref()),
+            expected: meta("role").as_deref().and_then(Expected::read),
             timeout: meta("timeout")
                 .and_then(|ms| ms.parse().ok())
                 .map(Duration::from_millis),
@@ -190,6 +213,21 @@ mod tests {
             assert_eq!(from(&[("OCF_CHECK_LEVEL", level)]).check, check, "{level}");
         }
         assert_eq!(from(&[]).check, CheckLevel::Basic);
+    }
+
+    #[test]
+    fn a_monitor_is_for_a_role_by_either_of_its_names() {
+        for (role, expected) in [
+            ("Promoted", Some(Expected::Promoted)),
+            ("Master", Some(Expected::Promoted)),
+            ("Unpromoted", Some(Expected::Unpromoted)),
+            ("Slave", Some(Expected::Unpromoted)),
+            ("Started", None),
+            ("", None),
+        ] {
+            let environment = from(&[("OCF_RESKEY_CRM_meta_role", role)]);
+            assert_eq!(environment.expected, expected, "{role}");
+        }
     }
 
     #[test]

@@ -12,6 +12,10 @@
 //!  Promoted           9     9     9        9        9  8            9
 //! ```
 //!
+//! An active replica with an assigned role is found in the role that the monitor is for, if it is for one: when two
+//! parts of a cluster merge while one of them promotes, the next coordinator does not know of that yet
+//! and has it monitored as unpromoted. An 8 would be a failure to it, and stop the guest.
+//!
 //! A plain primitive has no roles; here a replica that is not active runs nothing:
 //!
 //! ```text
@@ -36,7 +40,7 @@ use kemari_api::replica::ReplicaStatus;
 use super::liveness;
 use crate::assigned::Assigned;
 use crate::engine::Engine;
-use crate::environment::CheckLevel;
+use crate::environment::{CheckLevel, Expected};
 use crate::exit::{Code, Failure, Outcome};
 use crate::form::Form;
 use crate::instance::Instance;
@@ -55,7 +59,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     let assigned = instance.assigned();
     let verdict = match instance.form() {
         Form::Plain => judge_plain(assigned, &engine),
-        Form::Promotable | Form::Cloned => judge(assigned, &engine),
+        Form::Promotable | Form::Cloned => judge(assigned, instance.environment.expected, &engine),
     };
     if let Some(role) = verdict.adopt {
         instance.remember(role)?;
@@ -85,11 +89,14 @@ async fn deeper(instance: &Instance, status: &ReplicaStatus, outcome: Outcome) -
     }
 }
 
-fn judge(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
-    let outcome = match assigned {
-        None => unassigned(engine),
-        Some(Assigned::Unpromoted | Assigned::Started) => as_unpromoted(engine),
-        Some(Assigned::Promoted) => as_promoted(engine),
+fn judge(assigned: Option<Assigned>, expected: Option<Expected>, engine: &Engine) -> Verdict {
+    let active = engine.role() == Some(Role::Active);
+    let outcome = match (assigned, expected) {
+        (None, _) => unassigned(engine),
+        (Some(_), Some(Expected::Unpromoted)) if active => as_unpromoted(engine),
+        (Some(_), Some(Expected::Promoted)) if active => as_promoted(engine),
+        (Some(Assigned::Unpromoted | Assigned::Started), _) => as_unpromoted(engine),
+        (Some(Assigned::Promoted), _) => as_promoted(engine),
     };
     let adopt = match (assigned, engine.role()) {
         (None, Some(Role::Active)) => Some(Assigned::Promoted),
@@ -179,7 +186,11 @@ mod tests {
     }
 
     fn codes(assigned: Option<Assigned>) -> [u8; 7] {
-        codes_by(judge, assigned)
+        codes_by(judge_probe, assigned)
+    }
+
+    fn judge_probe(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
+        judge(assigned, None, engine)
     }
 
     fn codes_by(
@@ -203,6 +214,30 @@ mod tests {
     }
 
     #[test]
+    fn an_active_replica_is_found_in_the_role_that_is_looked_for() {
+        let code = |assigned, expected, engine: &Engine| {
+            let outcome = judge(assigned, Some(expected), engine).outcome;
+            outcome.unwrap_or_else(|failure| failure.code) as u8
+        };
+        for engine in engines() {
+            let active = engine.role() == Some(Role::Active);
+            for (assigned, expected, found) in [
+                (PROMOTED, Expected::Unpromoted, 0),
+                (PROMOTED, Expected::Promoted, 8),
+                (UNPROMOTED, Expected::Unpromoted, 0),
+                (UNPROMOTED, Expected::Promoted, 8),
+                (NOTHING, Expected::Unpromoted, 8),
+                (NOTHING, Expected::Promoted, 8),
+            ] {
+                let by_note = judge_probe(assigned, &engine).outcome;
+                let by_note = by_note.unwrap_or_else(|failure| failure.code) as u8;
+                let found = if active { found } else { by_note };
+                assert_eq!(code(assigned, expected, &engine), found, "{engine:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_table_of_the_plain_form_holds() {
         assert_eq!(codes_by(judge_plain, NOTHING), [7, 7, 1, 7, 7, 0, 1]);
         assert_eq!(codes_by(judge_plain, STARTED), [7, 7, 1, 1, 1, 0, 1]);
@@ -219,7 +254,7 @@ mod tests {
         // Plain, then cloned: unpromoted until Pacemaker promotes it.
         assert_eq!(codes(STARTED), codes(UNPROMOTED));
         let active = Engine::Answers(Box::new(status(Role::Active)));
-        assert_eq!(judge(STARTED, &active).adopt, UNPROMOTED);
+        assert_eq!(judge_probe(STARTED, &active).adopt, UNPROMOTED);
         // Cloned, then plain.
         assert_eq!(
             codes_by(judge_plain, PROMOTED),
@@ -234,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_role_is_adopted_only_where_none_was_assigned() {
-        let adopted = engines().map(|engine| judge(NOTHING, &engine).adopt);
+        let adopted = engines().map(|engine| judge_probe(NOTHING, &engine).adopt);
         assert_eq!(
             adopted,
             [
@@ -242,8 +277,8 @@ mod tests {
             ]
         );
         for engine in engines() {
-            assert_eq!(judge(UNPROMOTED, &engine).adopt, None);
-            assert_eq!(judge(PROMOTED, &engine).adopt, None);
+            assert_eq!(judge_probe(UNPROMOTED, &engine).adopt, None);
+            assert_eq!(judge_probe(PROMOTED, &engine).adopt, None);
         }
     }
 
@@ -251,7 +286,7 @@ mod tests {
     fn the_reason_carries_the_replicas_own_words() {
         let mut outdated = status(Role::Outdated);
         outdated.detail = "node2 runs generation 4".to_owned();
-        let verdict = judge(PROMOTED, &Engine::Answers(Box::new(outdated)));
+        let verdict = judge_probe(PROMOTED, &Engine::Answers(Box::new(outdated)));
         assert_eq!(
             verdict.outcome.unwrap_err().reason,
             "The replica is outdated: node2 runs generation 4"
