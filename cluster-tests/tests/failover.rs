@@ -269,6 +269,25 @@ fn a_host_that_was_silent_takes_nothing_from_the_only_other_one() {
     );
 }
 
+/// Pacemaker, when the silent one is back, may have lost the scores of those that were there all the time.
+#[test]
+fn a_passive_host_that_was_silent_does_not_stop_the_active_one_when_it_returns() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let bed = bed();
+    let vm = watched_on_two(&bed);
+    let (active, passive) = settled(&bed, &vm);
+    for _ in 0..3 {
+        let before = generation(&vm, &active);
+        bed.freeze(&passive).expect("a node can be stalled");
+        vm.wait_active(&active, before)
+            .expect("the active one goes solo");
+        see_more(&vm, 500);
+        bed.thaw(&passive).expect("it goes on");
+        assert_eq!(settled(&bed, &vm), (active.clone(), passive.clone()));
+    }
+    judge(&vm.observer);
+}
+
 #[test]
 fn a_lost_passive_replica_holds_outputs_until_a_majority_lets_the_active_go_solo() {
     let _turn = supervisor::turn().expect("tests run as root");

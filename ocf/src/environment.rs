@@ -182,7 +182,6 @@ mod tests {
             ("OCF_RESKEY_CRM_meta_notify_stop_uname", " node2  node3 "),
             ("OCF_RESKEY_CRM_meta_notify_start_uname", " "),
             ("OCF_RESKEY_CRM_meta_notify_promote_uname", " "),
-            ("OCF_RESKEY_CRM_meta_notify_demote_uname", " "),
             ("OCF_RESKEY_CRM_meta_notify_active_uname", "node2 node3"),
             ("OCF_RESKEY_CRM_meta_on_node", "node2"),
             ("OCF_RESKEY_shutdown_timeout", "45"),

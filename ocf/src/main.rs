@@ -27,6 +27,7 @@ mod environment;
 mod exit;
 mod form;
 mod instance;
+mod intention;
 mod metadata;
 #[cfg(test)]
 mod reference;

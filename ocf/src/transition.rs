@@ -15,8 +15,6 @@ pub(crate) struct Transition {
     pub(crate) running: BTreeSet<String>,
     /// One is promoted there, as far as Pacemaker knows, when the transition begins.
     pub(crate) held: BTreeSet<String>,
-    /// It is demoted.
-    pub(crate) demoted: BTreeSet<String>,
     /// It is stopped, or its node is fenced.
     pub(crate) stopped: BTreeSet<String>,
     /// One is started.
@@ -39,7 +37,6 @@ impl Transition {
         Some(Self {
             running,
             held,
-            demoted: nodes("demote")?,
             stopped: nodes("stop")?,
             started: nodes("start")?,
             promoted: nodes("promote")?,
@@ -51,13 +48,9 @@ impl Transition {
         self.stopped.contains(node)
     }
 
-    /// Whether Pacemaker counts on a promoted replica on a node other than this one, of which it has known from
-    /// the beginning. One that runs the guest on this node knows better.
-    pub(crate) fn prefers_another_than(&self, node: &str) -> bool {
-        self.held.iter().any(|other| {
-            let ends = self.demoted.contains(other) || self.stopped.contains(other);
-            other != node && (!ends || self.promoted.contains(other))
-        })
+    /// Whether Pacemaker finds a promoted replica on a node other than this one, which no move of the role does.
+    pub(crate) fn finds_another_than(&self, node: &str) -> bool {
+        self.held.iter().any(|other| other != node)
     }
 
     /// Whether no replica that runs now survives. One that is started anew, or promoted after
@@ -89,34 +82,27 @@ mod tests {
 
     #[test]
     fn two_that_are_promoted_are_told_from_a_move_of_the_role() {
-        for (held, demoted, stopped, promoted, prefers_another) in [
-            // A node that was silent is back, and both are promoted: this one shall give way.
-            ("n1 n2", "n1", "", "", true),
-            ("n1 n2", "n1", "n3", "", true),
-            // The other one is restarted first.
-            ("n1 n2", "n1 n2", "n2", "n2", true),
-            // A move of the role, by demand, by standby, to a replica started for it.
-            ("n1", "n1", "", "n2", false),
-            ("n1", "n1", "n1", "n2", false),
-            // Nobody shall be promoted any more: `target-role=Unpromoted`, or a stop.
-            ("n1 n2", "n1 n2", "", "", false),
-            ("n1 n2", "n1 n2", "n1 n2", "", false),
-            // Neither of two shall go on, and a third one shall.
-            ("n1 n2", "n1 n2", "n2", "n3", false),
-            ("", "", "", "", false),
+        for (held, promoted, finds_another) in [
+            // A node that was silent is back.
+            ("n1 n2", "", true),
+            ("n1 n2", "n2", true),
+            ("n2", "", true),
+            // A move of the role, and the end of it.
+            ("n1", "n2", false),
+            ("n1", "", false),
+            ("", "", false),
         ] {
             let lists = [
                 ("notify_active_uname", "n1 n2 n3"),
                 ("notify_promoted_uname", held),
-                ("notify_demote_uname", demoted),
-                ("notify_stop_uname", stopped),
+                ("notify_stop_uname", ""),
                 ("notify_start_uname", ""),
                 ("notify_promote_uname", promoted),
             ];
             let transition = told(&lists).unwrap();
             assert_eq!(
-                transition.prefers_another_than("n1"),
-                prefers_another,
+                transition.finds_another_than("n1"),
+                finds_another,
                 "{transition:?}"
             );
         }
@@ -125,7 +111,6 @@ mod tests {
     fn transition(running: &str, stopped: &str, started: &str, promoted: &str) -> Transition {
         told(&[
             ("notify_active_uname", running),
-            ("notify_demote_uname", ""),
             ("notify_stop_uname", stopped),
             ("notify_start_uname", started),
             ("notify_promote_uname", promoted),
@@ -165,7 +150,6 @@ mod tests {
             let transition = told(&[
                 ("notify_active_uname", "n1"),
                 (&key, "weird:näme"),
-                ("notify_demote_uname", ""),
                 ("notify_stop_uname", "n1"),
                 ("notify_start_uname", ""),
                 ("notify_promote_uname", ""),
@@ -179,7 +163,6 @@ mod tests {
     fn a_list_that_is_missing_makes_it_unknown() {
         let all = [
             ("notify_active_uname", "n1"),
-            ("notify_demote_uname", "n1"),
             ("notify_stop_uname", "n1"),
             ("notify_start_uname", " "),
             ("notify_promote_uname", " "),

@@ -131,7 +131,7 @@ fn the_guest_is_not_given_up_for_a_replica_that_has_lost_it() {
     for (promoted, stopped, kept) in [
         ("node1 node2", " ", true),
         ("node1 node2", "node1", false),
-        ("node1 node2", "node2", false),
+        ("node1 node2", "node2", true),
         ("node1", " ", false),
     ] {
         let node = node();
@@ -139,7 +139,8 @@ fn the_guest_is_not_given_up_for_a_replica_that_has_lost_it() {
         fs::write(node.path("vm.role"), "Promoted\n").expect("writable");
         let mut demote = demote(&node, stopped);
         demote.env("OCF_RESKEY_CRM_meta_notify_promoted_uname", promoted);
-        let words = "it is kept, and waits for Pacemaker to promote it again";
+        demote.env("OCF_RESOURCE_INSTANCE", "vm");
+        let words = "it waits for Pacemaker to promote it again";
         assert_eq!(says(&mut demote, words), (Some(0), kept), "{promoted}");
         let left = if kept { Role::Active } else { Role::Waiting };
         assert_eq!(*role.lock().expect("not poisoned"), left, "{promoted}");
@@ -358,7 +359,6 @@ fn demote(node: &Node, stopped: &str) -> Command {
     for (key, nodes) in [
         ("active", "node1 node2"),
         ("promoted", "node1"),
-        ("demote", "node1"),
         ("stop", stopped),
         ("start", " "),
         ("promote", " "),

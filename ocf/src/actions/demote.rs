@@ -5,19 +5,25 @@
 //! without one the guest ends. Which of the two, the engine decides. A guest that ends here because
 //! every replica is stopped next, or because no other one has its state, may shut down first.
 //!
-//! A node that was silent and is back has Pacemaker find two promoted instances, of which it keeps the one
-//! with the higher score, as the nodes told it last. The guest runs in one of them, and that one does not give it
-//! up: the other one's state is of the past. Pacemaker is told that this one is demoted, and by its
-//! score that it is to be promoted again, as after a provisional promotion.
+//! Where nothing is stopped, a demotion may be one that Pacemaker takes back, and the guest would be gone for it.
+//! After a node that was silent has come back, Pacemaker finds two promoted instances, and scores that are old or
+//! missing; it may demote the wrong one, or both. So the guest stays
+//!
+//! * where two were found promoted: only one of them is active, and that is this one;
+//! * where no other replica could go on, if Pacemaker, asked again, would promote this one (`intention.rs`).
+//!
+//! Pacemaker is told that this one is demoted, and by its score that it is to be promoted again, as after a
+//! provisional promotion.
 
-use kemari_api::Role;
 use kemari_api::replica::{ReplicaStatus, refusal_text};
+use kemari_api::{Licence, Role};
 
 use super::shutdown::{self, Guest, Step};
 use crate::assigned::Assigned;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, inform};
 use crate::instance::Instance;
+use crate::intention;
 
 /// Demotes; a replica that is not active is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {
@@ -29,10 +35,9 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     if status.role == Role::Outdated {
         return unpromoted(instance, &Engine::Answers(status)).await;
     }
-    if is_mistaken(instance, &status) {
+    if is_taken_back(instance, &status).await {
         inform(format!(
-            "VM {} runs here, and the replica that Pacemaker prefers has been without it: it is kept, and waits for \
-             Pacemaker to promote it again",
+            "VM {} runs here and goes on: it waits for Pacemaker to promote it again",
             instance.vm
         ));
         return unpromoted(instance, &Engine::Answers(status)).await;
@@ -56,17 +61,30 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     unpromoted(instance, &Engine::Answers(Box::new(status))).await
 }
 
-/// Whether Pacemaker demotes the one that runs the guest in favour of one that has lost it.
-fn is_mistaken(instance: &Instance, status: &ReplicaStatus) -> bool {
-    let node = instance.environment.node_or(status);
-    status.role == Role::Active
-        && instance
-            .environment
-            .transition
-            .as_ref()
-            .is_some_and(|transition| {
-                !transition.stops(node) && transition.prefers_another_than(node)
-            })
+/// Whether the guest is to stay, since Pacemaker will promote this replica again.
+async fn is_taken_back(instance: &Instance, status: &ReplicaStatus) -> bool {
+    let environment = &instance.environment;
+    let node = environment.node_or(status);
+    let (Some(transition), Some(resource)) = (&environment.transition, &environment.resource)
+    else {
+        return false;
+    };
+    if status.role != Role::Active || transition.stops(node) {
+        return false;
+    }
+    if transition.finds_another_than(node) {
+        inform(format!(
+            "Pacemaker found VM {} promoted on another node, too, which has been silent",
+            instance.vm
+        ));
+        return true;
+    }
+    let alone = !status.in_sync && status.licence != Licence::Cut;
+    if !alone {
+        return false;
+    }
+    instance.waits_for("Pacemaker's scheduler to say whether it wants this demotion");
+    intention::promotes(resource, node, instance.left() / 2).await
 }
 
 /// The replica is not active. If it is outdated, that is for `monitor` to say: a failure here would be

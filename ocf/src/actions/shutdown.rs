@@ -185,7 +185,6 @@ mod tests {
             transition: Some(Transition {
                 running: nodes(&["node1", "node2"]),
                 held: nodes(&[]),
-                demoted: nodes(&[]),
                 stopped: nodes(stopped),
                 started: nodes(&[]),
                 promoted: nodes(promoted),
