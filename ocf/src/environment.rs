@@ -102,6 +102,8 @@ pub(crate) struct Notice {
     pub(crate) stopped: BTreeSet<NodeName>,
     /// Nodes whose instances are started in this transition.
     pub(crate) started: BTreeSet<NodeName>,
+    /// Nodes whose instances are demoted in this transition.
+    pub(crate) demoted: BTreeSet<NodeName>,
 }
 
 impl Environment {
@@ -130,6 +132,7 @@ impl Environment {
                 operation: meta("notify_operation").unwrap_or_default(),
                 stopped: nodes("notify_stop_uname"),
                 started: nodes("notify_start_uname"),
+                demoted: nodes("notify_demote_uname"),
             },
         }
     }

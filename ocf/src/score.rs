@@ -30,12 +30,15 @@ use kemari_api::Role;
 use kemari_api::agent::{ClusterView, ReplicaView, Vote};
 use kemari_api::replica::{DiskState, ReplicaStatus};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::Known;
 use crate::engine::Engine;
 use crate::environment::Environment;
 use crate::exit::warn;
+
+/// From a change of an attribute to Pacemaker's coordinator having given its present plan up.
+const SEEN_AFTER: Duration = Duration::from_millis(200);
 
 /// A promotion score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,5 +164,28 @@ pub(crate) async fn publish(environment: &Environment, score: Score, patience: D
             "Cannot set the promotion score to {score:?}: crm_attribute took over {} s",
             patience.as_secs_f32()
         )),
+    }
+}
+
+/// Has this node's attribute manager write all that it knows to the cluster information base again, and leaves
+/// Pacemaker a moment to see what was missing there.
+pub(crate) async fn write_again(environment: &Environment, patience: Duration) {
+    if !environment.under_pacemaker {
+        return;
+    }
+    let mut command = Command::new("attrd_updater");
+    let run = command
+        .arg("--refresh")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match timeout(patience, run).await {
+        Ok(Ok(output)) if output.status.success() => sleep(SEEN_AFTER).await,
+        Ok(Ok(output)) => warn(format!(
+            "Cannot write the promotion scores again: attrd_updater says {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Ok(Err(error)) => warn(format!("Cannot run attrd_updater: {error}")),
+        Err(_) => warn("Cannot write the promotion scores again: attrd_updater took too long"),
     }
 }

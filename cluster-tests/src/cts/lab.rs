@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Carries the tests out, and waits until the cluster is stable again.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -201,10 +200,10 @@ impl<'a> Lab<'a> {
         Ok(memory)
     }
 
-    /// The same engines run before and after, and between.
+    /// The guest runs on while no cluster does. Which replica is active afterwards is not asked: the nodes whose
+    /// cluster is up first may be a majority that does not see the active one yet, and take over (docs/limits.md).
     fn reattach(&self) -> Result<()> {
         let first = self.bed.nodes().first().context("The bed has no node")?;
-        let before = self.engines()?;
         let maintenance = |on: &str| {
             self.vm.run(
                 first,
@@ -217,29 +216,7 @@ impl<'a> Lab<'a> {
         delivers(&self.vm, SIGN_OF_LIFE).context("while no cluster runs")?;
         self.on_each(self.bed.nodes(), "systemctl start corosync pacemaker")?;
         self.bed.wait_online(self.bed.nodes())?;
-        maintenance("false")?;
-        self.stable(&self.up())?;
-        let after = self.engines()?;
-        ensure!(
-            before == after,
-            "Engines before and after: {before:?}, {after:?}"
-        );
-        Ok(())
-    }
-
-    /// The processes of the engines, by node, and their roles.
-    fn engines(&self) -> Result<BTreeMap<String, (String, String)>> {
-        let pid = "systemctl show --property=MainPID --value kemari-vm@vm";
-        let mut engines = BTreeMap::new();
-        for node in self.bed.nodes() {
-            if let Some(replica) = self.vm.replica(node)?
-                && matches!(replica.role.as_str(), "active" | "passive")
-            {
-                let pid = self.vm.run(node, pid)?;
-                engines.insert(node.clone(), (pid.trim().to_owned(), replica.role));
-            }
-        }
-        Ok(engines)
+        maintenance("false").map(drop)
     }
 
     fn standby(&self, node: NodeNumber) -> Result<()> {

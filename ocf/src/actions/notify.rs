@@ -4,6 +4,10 @@
 //! After a stop, and after fencing, which Pacemaker notifies alike, the active replica learns from
 //! this that its passive one is gone and may go solo; the agent decides. The action never fails:
 //! Pacemaker could do nothing about it.
+//!
+//! Before an active replica is demoted, the scores that Pacemaker goes by are written to its cluster information
+//! base anew. Where two parts of a cluster merge, those of nodes that were there all the time may be missing in
+//! it, and Pacemaker demotes every replica; what it reads now makes it calculate again, before it has begun.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +19,7 @@ use crate::engine::Engine;
 use crate::environment::Notice;
 use crate::exit::{Code, Outcome, inform, warn};
 use crate::instance::Instance;
+use crate::score;
 
 /// Passes the word on, and refreshes the score.
 pub(super) async fn run(instance: &Instance) -> Outcome {
@@ -41,7 +46,19 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     if matches!(engine, Engine::Answers(_)) {
         instance.refresh_score(&engine).await;
     }
+    if let Engine::Answers(status) = &engine
+        && status.role == Role::Active
+        && is_demoted_next(&instance.environment.notice, &status.node)
+    {
+        instance.waits_for("Pacemaker to read the promotion scores again");
+        score::write_again(&instance.environment, instance.left() / 4).await;
+    }
     Ok(Code::Success)
+}
+
+/// Whether this is the word before the demotion of the own replica.
+fn is_demoted_next(notice: &Notice, own: &NodeName) -> bool {
+    notice.moment == "pre" && notice.operation == "demote" && notice.demoted.contains(own)
 }
 
 /// The nodes whose replica is gone now. One that is started again in the same transition may be
@@ -75,6 +92,7 @@ mod tests {
             operation: operation.to_owned(),
             stopped: nodes(stopped),
             started: nodes(started),
+            demoted: BTreeSet::new(),
         };
         gone(&notice, &"node1".parse().unwrap())
     }
@@ -85,6 +103,25 @@ mod tests {
         assert_eq!(named("pre", "stop", "node2", ""), nodes(""));
         assert_eq!(named("post", "start", "node2", ""), nodes(""));
         assert_eq!(named("", "", "", ""), nodes(""));
+    }
+
+    #[test]
+    fn the_word_before_the_own_demotion_is_told_from_all_others() {
+        let own = "node1".parse().unwrap();
+        for (moment, operation, demoted, is_next) in [
+            ("pre", "demote", "node1 node2", true),
+            ("pre", "demote", "node2", false),
+            ("post", "demote", "node1", false),
+            ("pre", "stop", "node1", false),
+        ] {
+            let notice = Notice {
+                moment: moment.to_owned(),
+                operation: operation.to_owned(),
+                demoted: nodes(demoted),
+                ..Notice::default()
+            };
+            assert_eq!(is_demoted_next(&notice, &own), is_next, "{notice:?}");
+        }
     }
 
     #[test]
