@@ -19,11 +19,13 @@ use kemari_api::replica::{ReplicaStatus, refusal_text};
 use kemari_api::{Licence, Role};
 
 use super::shutdown::{self, Guest, Step};
+use super::{start, stop};
 use crate::assigned::Assigned;
 use crate::engine::{self, Engine};
-use crate::exit::{Code, Failure, Outcome, inform};
+use crate::exit::{Code, Failure, Outcome, inform, warn};
 use crate::instance::Instance;
 use crate::intention;
+use crate::unit::Systemd;
 
 /// Demotes; a replica that is not active is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {
@@ -33,7 +35,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         Engine::Mute(reason) => return Err(Failure::generic(reason)),
     };
     if status.role == Role::Outdated {
-        return unpromoted(instance, &Engine::Answers(status)).await;
+        return outdated(instance, status).await;
     }
     if is_taken_back(instance, &status).await {
         inform(format!(
@@ -85,6 +87,38 @@ async fn is_taken_back(instance: &Instance, status: &ReplicaStatus) -> bool {
     }
     instance.waits_for("Pacemaker's scheduler to say whether it wants this demotion");
     intention::promotes(resource, node, instance.left() / 2).await
+}
+
+/// An outdated replica has nothing to give up. Where Pacemaker does not stop it next, it is started anew and waits
+/// to be resynchronised, before a `monitor` finds it outdated: that would be a failure, on which Pacemaker
+/// acts again after a later demotion.
+async fn outdated(instance: &Instance, status: Box<ReplicaStatus>) -> Outcome {
+    let node = instance.environment.node_or(&status);
+    let transition = instance.environment.transition.as_ref();
+    let goes_on = transition.is_some_and(|transition| !transition.stops(node));
+    let mut engine = Engine::Answers(status);
+    if goes_on {
+        match begin_anew(instance).await {
+            Ok(status) => engine = Engine::Answers(Box::new(status)),
+            Err(failure) => warn(format!(
+                "The outdated replica of VM {} is not started anew, monitor will find it so: {failure}",
+                instance.vm
+            )),
+        }
+    }
+    unpromoted(instance, &engine).await
+}
+
+async fn begin_anew(instance: &Instance) -> Result<ReplicaStatus, Failure> {
+    if let Err(error) = Systemd::connect().await {
+        let reason = format!("systemd is out of reach: {}", refusal_text(&error));
+        return Err(Failure::generic(reason));
+    }
+    let agreed = stop::ask_to_end(instance, false).await;
+    stop::end(instance, agreed).await?;
+    start::start_unit(instance).await?;
+    instance.waits_for("the engine's control socket");
+    Ok(engine::until(&instance.vm, |status| status.role != Role::Outdated).await)
 }
 
 /// The replica is not active. If it is outdated, that is for `monitor` to say: a failure here would be

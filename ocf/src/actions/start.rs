@@ -64,7 +64,11 @@ async fn run_guest(instance: &Instance, engine: &Engine) -> Outcome {
     Ok(Code::Success)
 }
 
-async fn start_unit(instance: &Instance) -> Result<(), Failure> {
+/// Starts the engine's unit.
+///
+/// # Errors
+/// Why systemd cannot, or how the engine ended.
+pub(super) async fn start_unit(instance: &Instance) -> Result<(), Failure> {
     description::leave_note(&instance.vm, &instance.config).map_err(|error| {
         Failure::generic(format!(
             "Cannot write {}: {error}; check the file system of /run",

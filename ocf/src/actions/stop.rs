@@ -38,16 +38,25 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         }
         Engine::Stopped | Engine::Dead(_) => true,
     };
-    end_unit(instance, ends_by_itself).await?;
-    instance.waits_for("the engine's control socket to close");
-    engine::until_gone(&instance.vm).await;
+    end(instance, ends_by_itself).await?;
     forget(instance)?;
     instance.publish(Score::None).await;
     Ok(Code::Success)
 }
 
+/// Leaves no process of the engine; one that does not end by itself is terminated, and then killed.
+///
+/// # Errors
+/// `OCF_ERR_GENERIC`: systemd cannot.
+pub(super) async fn end(instance: &Instance, ends_by_itself: bool) -> Result<(), Failure> {
+    end_unit(instance, ends_by_itself).await?;
+    instance.waits_for("the engine's control socket to close");
+    engine::until_gone(&instance.vm).await;
+    Ok(())
+}
+
 /// Whether the engine agreed to end. Where it does not, its unit is ended next.
-async fn ask_to_end(instance: &Instance, active: bool) -> bool {
+pub(super) async fn ask_to_end(instance: &Instance, active: bool) -> bool {
     let asked = async {
         let engine = engine::reach(&instance.vm).await?;
         if active {
