@@ -44,6 +44,18 @@ pub struct Request {
     pub answered: Instant,
 }
 
+/// How the switch serves requests that take power.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Manner {
+    /// At once.
+    #[default]
+    Prompt,
+    /// After so long; `fence_bed` waits for 60 s.
+    Slow(Duration),
+    /// Not at all.
+    Broken,
+}
+
 type Log = Arc<Mutex<Vec<Request>>>;
 
 /// A running power switch; stops listening when dropped.
@@ -51,6 +63,7 @@ type Log = Arc<Mutex<Vec<Request>>>;
 pub struct FencingServer {
     listener: TcpListener,
     log: Log,
+    manner: Arc<Mutex<Manner>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -58,22 +71,31 @@ impl FencingServer {
     /// Answers requests on `listener` until dropped.
     pub fn serve(listener: TcpListener, power: Arc<dyn Power>) -> Result<Self> {
         let log = Log::default();
+        let manner = Arc::<Mutex<Manner>>::default();
         let (accepting, requests) = (listener.try_clone()?, Arc::clone(&log));
+        let present = Arc::clone(&manner);
         let thread = std::thread::Builder::new()
             .name("fencing".into())
             .spawn(move || {
                 while let Ok((client, _)) = accepting.accept() {
                     let (power, requests) = (Arc::clone(&power), Arc::clone(&requests));
+                    let manner = *present.lock().unwrap_or_else(PoisonError::into_inner);
                     // A slow reboot of one node must not hold up the fencing of another.
-                    std::thread::spawn(move || answer(&client, &power, &requests));
+                    std::thread::spawn(move || answer(&client, &power, manner, &requests));
                 }
             })
             .context("Cannot start a thread")?;
         Ok(Self {
             listener,
             log,
+            manner,
             thread: Some(thread),
         })
+    }
+
+    /// How requests that come from now on are served.
+    pub fn set_manner(&self, manner: Manner) {
+        *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
     /// Every request so far, in the order of the answers.
@@ -95,7 +117,7 @@ impl Drop for FencingServer {
     }
 }
 
-fn answer(client: &TcpStream, power: &Arc<dyn Power>, log: &Log) {
+fn answer(client: &TcpStream, power: &Arc<dyn Power>, manner: Manner, log: &Log) {
     let received = Instant::now();
     let mut line = String::new();
     let _ = client.set_read_timeout(Some(Duration::from_secs(10)));
@@ -106,7 +128,7 @@ fn answer(client: &TcpStream, power: &Arc<dyn Power>, log: &Log) {
         return;
     }
     let line = line.trim().to_owned();
-    let answer = match act(&line, power) {
+    let answer = match act(&line, power, manner) {
         Ok(answer) => answer,
         Err(error) => format!("error {error:#}").replace('\n', " "),
     };
@@ -121,13 +143,19 @@ fn answer(client: &TcpStream, power: &Arc<dyn Power>, log: &Log) {
     let _ = writeln!(&mut &*client, "{answer}");
 }
 
-fn act(line: &str, power: &Arc<dyn Power>) -> Result<String> {
+fn act(line: &str, power: &Arc<dyn Power>, manner: Manner) -> Result<String> {
     if line == "list" {
         return Ok(power.nodes().join(" "));
     }
     let Some((action, node)) = line.split_once(' ') else {
         bail!("The request {line:?} names no node");
     };
+    match manner {
+        _ if !matches!(action, "off" | "reboot") => {}
+        Manner::Prompt => {}
+        Manner::Slow(pause) => std::thread::sleep(pause),
+        Manner::Broken => bail!("The power switch is broken"),
+    }
     match action {
         "status" => {
             let on = power.is_on(node)?;
@@ -198,7 +226,14 @@ mod tests {
         for (request, expected) in dialogue {
             assert_eq!(ask(&server, request), expected);
         }
+        server.set_manner(Manner::Broken);
+        assert_eq!(ask(&server, "list"), "node1");
+        let broken = "error The power switch is broken";
+        assert_eq!(ask(&server, "reboot node1"), broken);
+        server.set_manner(Manner::Slow(Duration::from_millis(1)));
+        assert_eq!(ask(&server, "off node1"), "ok");
         let logged: Vec<_> = server.requests().into_iter().map(|r| r.line).collect();
-        assert_eq!(logged, dialogue.map(|(request, _)| request));
+        let dialogue = dialogue.map(|(request, _)| request);
+        assert_eq!(logged[..dialogue.len()], dialogue);
     }
 }

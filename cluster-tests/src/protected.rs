@@ -307,12 +307,13 @@ impl<'a> ProtectedVm<'a> {
             for node in nodes {
                 seen.extend(self.replica(node)?);
             }
-            let active = seen.iter().find(|r| r.role == "active" && r.in_sync);
-            let passive = seen.iter().find(|r| r.role == "passive" && r.in_sync);
-            if let (Some(active), Some(passive)) = (active, passive)
-                && active.generation == passive.generation
-            {
-                return Ok((active.node.clone(), passive.node.clone()));
+            if let Some(active) = seen.iter().find(|r| r.role == "active" && r.in_sync) {
+                let passive = seen.iter().find(|r| {
+                    r.role == "passive" && r.in_sync && r.generation == active.generation
+                });
+                if let Some(passive) = passive {
+                    return Ok((active.node.clone(), passive.node.clone()));
+                }
             }
             std::thread::sleep(Duration::from_millis(100));
         }

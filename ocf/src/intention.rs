@@ -69,10 +69,10 @@ fn is_promoted(xml: &str, resource: &str, node: &str) -> bool {
                     promoted = id.split(':').next() == Some(primitive)
                         && matches!(role.as_str(), "Promoted" | "Master");
                 }
-                "node" if revised && promoted => {
-                    if attribute(&tag, "name").as_deref() == Some(node) {
-                        return true;
-                    }
+                "node"
+                    if revised && promoted && attribute(&tag, "name").as_deref() == Some(node) =>
+                {
+                    return true;
                 }
                 _ => {}
             },

@@ -109,9 +109,20 @@ impl World {
         let Some(engine) = &mut self.nodes[node].engine else {
             return false;
         };
-        if generation > engine.generation && engine.role == Role::Active {
-            engine.role = Role::Outdated;
-            engine.licence = Licence::None;
+        if generation > engine.generation {
+            match engine.role {
+                Role::Active => {
+                    engine.role = Role::Outdated;
+                    engine.licence = Licence::None;
+                }
+                Role::Passive => {
+                    engine.role = Role::Waiting;
+                    engine.in_sync = false;
+                    engine.generation = generation;
+                    engine.peer = None;
+                }
+                Role::Waiting | Role::Outdated => {}
+            }
         }
         true
     }

@@ -75,10 +75,12 @@ fn take(world: &mut World, step: Step, truthful: bool) {
         Step::Heal => world.heal(),
         Step::Link(up) => world.link = up,
         Step::Promote(node) if !truthful || world.is_not_active(1 - node) => {
+            end_earlier_word(world, truthful);
             world.promote(node);
             hear_while_true(world, truthful);
         }
         Step::PassiveGone(node) if !truthful || world.nodes[1 - node].engine.is_none() => {
+            end_earlier_word(world, truthful);
             world.passive_gone(node, 1 - node);
             hear_while_true(world, truthful);
         }
@@ -94,6 +96,14 @@ fn take(world: &mut World, step: Step, truthful: bool) {
         }
         Step::Promote(_) | Step::PassiveGone(_) | Step::Force(_) => {}
         Step::Demote(node) => world.demote(node),
+    }
+}
+
+/// A `promote` that waits is Pacemaker's word until it ends, which Pacemaker waits for before it does anything else.
+fn end_earlier_word(world: &mut World, truthful: bool) {
+    if truthful {
+        world.cancel_requests();
+        world.settle(0);
     }
 }
 

@@ -128,6 +128,21 @@ fn a_node_cut_off_and_back_finds_itself_outdated() {
 }
 
 #[test]
+fn a_passive_replica_whose_active_one_has_another_partner_waits_for_a_resync() {
+    // Found by a random history: it stayed passive and in sync, of a generation that was over.
+    let mut world = pair(3);
+    world.start_engine(2);
+    world.isolate(1);
+    world.settle(3);
+    assert_eq!((world.role(0), world.role(2)), (PAIRED, PASSIVE));
+    assert_eq!(world.role(1), PASSIVE, "it knows of nothing");
+    world.heal();
+    world.settle(1);
+    assert_eq!((world.role(0), world.role(2)), (PAIRED, PASSIVE));
+    assert_eq!(world.role(1), WAITING);
+}
+
+#[test]
 fn an_outdated_replica_whose_engine_is_slow_claims_nothing() {
     // Found by the model: each message made the agent claim anew, each claim made two messages.
     let mut world = pair(3);

@@ -321,6 +321,19 @@ impl World {
         request
     }
 
+    /// Every `promote` that is still waiting has ended: Pacemaker does nothing else with the VM before.
+    pub fn cancel_requests(&mut self) {
+        let waiting = (1..=self.requests).map(RequestId);
+        let waiting: Vec<_> = waiting
+            .filter(|request| !self.answers.contains_key(request))
+            .collect();
+        for node in 0..self.nodes.len() {
+            for request in &waiting {
+                self.push(node, Event::Cancelled(*request));
+            }
+        }
+    }
+
     /// No other node runs the VM, could take it over, or was just told to.
     pub fn nothing_runs_but(&self, node: usize) -> bool {
         let idle = |other: &Node| {

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bed::{Bed, Finished};
 use crate::corosync::{Cluster, Transport};
-use crate::fencing::{FENCING_PORT, FencingServer, Power, Request};
+use crate::fencing::{FENCING_PORT, FencingServer, Manner, Power, Request};
 use crate::supervisor::Supervisor;
 use crate::switch::{OUTSIDE, Switch};
 use crate::{rootfs, site};
@@ -149,6 +149,11 @@ impl Namespaces {
     /// What the fence agent asked for so far.
     pub fn fencing_requests(&self) -> Vec<Request> {
         self.fencing.requests()
+    }
+
+    /// How the power switch serves the fence agent from now on.
+    pub fn set_fencing(&self, manner: Manner) {
+        self.fencing.set_manner(manner);
     }
 
     /// Whether a node has power.
