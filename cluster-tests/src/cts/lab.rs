@@ -88,7 +88,13 @@ impl<'a> Lab<'a> {
             }
             Test::PartialStart(node, after) => {
                 self.run(*node, STOP)?;
-                self.run(*node, "systemctl --no-block start corosync pacemaker")?;
+                self.run(*node, "systemctl start corosync pacemaker")?;
+                // Before that Pacemaker loses the signal to end, and waits for itself.
+                let answers = format!(
+                    "for i in $(seq 300); do crmadmin --quiet --status {node} >/dev/null 2>&1 && \
+                     exit; sleep 0.1; done; exit 1"
+                );
+                self.run(*node, &answers)?;
                 std::thread::sleep(*after);
                 self.run(*node, STOP)?;
                 self.start(*node)?;
