@@ -105,7 +105,7 @@ campaign-guest: root package ## Run Debian servers for hours under QEMU and Kema
 		--nocapture --test-threads=1
 
 .PHONY: campaign-pacemaker
-campaign-pacemaker: root package ## What takes too long for make test: Pacemaker's decisions, old records, hardware, bed B (an hour)
+campaign-pacemaker: root package ## What takes too long for make test: Pacemaker's decisions, fencing, old records, hardware, bed B (an hour)
 	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions \
 		--test old_records --test fencing --test hardware --test machines -- --ignored --nocapture --test-threads=1
 

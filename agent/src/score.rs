@@ -54,7 +54,9 @@ pub async fn keep_down(mut unpromotable: watch::Receiver<Unpromotable>) {
         let now = unpromotable.borrow_and_update().clone();
         told.retain(|vm| now.contains_key(vm));
         for (vm, role) in &now {
-            let Some(resource) = resource_of(vm) else {
+            // Telling takes time, and a score may have been raised meanwhile.
+            let still = unpromotable.borrow().contains_key(vm);
+            let Some(resource) = resource_of(vm).filter(|_| still) else {
                 continue;
             };
             let heard = pacemaker::tell(&format!("master-{resource}"), "-INFINITY").await;

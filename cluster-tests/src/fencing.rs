@@ -19,6 +19,9 @@ use nix::sys::socket::{Shutdown, shutdown};
 /// The TCP port on the outside world's address.
 pub const FENCING_PORT: u16 = 7001;
 
+/// The fence agent has given up by then.
+const HELD_MAX: Duration = Duration::from_secs(60);
+
 /// What a power switch can do to the nodes of a bed.
 pub trait Power: Send + Sync {
     /// The nodes' names.
@@ -50,8 +53,8 @@ pub enum Manner {
     /// At once.
     #[default]
     Prompt,
-    /// After so long; `fence_bed` waits for 60 s.
-    Slow(Duration),
+    /// Not before the manner is another one; `fence_bed` waits for 60 s.
+    Held,
     /// Not at all.
     Broken,
 }
@@ -79,9 +82,9 @@ impl FencingServer {
             .spawn(move || {
                 while let Ok((client, _)) = accepting.accept() {
                     let (power, requests) = (Arc::clone(&power), Arc::clone(&requests));
-                    let manner = *present.lock().unwrap_or_else(PoisonError::into_inner);
+                    let manner = Arc::clone(&present);
                     // A slow reboot of one node must not hold up the fencing of another.
-                    std::thread::spawn(move || answer(&client, &power, manner, &requests));
+                    std::thread::spawn(move || answer(&client, &power, &manner, &requests));
                 }
             })
             .context("Cannot start a thread")?;
@@ -117,7 +120,7 @@ impl Drop for FencingServer {
     }
 }
 
-fn answer(client: &TcpStream, power: &Arc<dyn Power>, manner: Manner, log: &Log) {
+fn answer(client: &TcpStream, power: &Arc<dyn Power>, manner: &Mutex<Manner>, log: &Log) {
     let received = Instant::now();
     let mut line = String::new();
     let _ = client.set_read_timeout(Some(Duration::from_secs(10)));
@@ -143,18 +146,22 @@ fn answer(client: &TcpStream, power: &Arc<dyn Power>, manner: Manner, log: &Log)
     let _ = writeln!(&mut &*client, "{answer}");
 }
 
-fn act(line: &str, power: &Arc<dyn Power>, manner: Manner) -> Result<String> {
+fn act(line: &str, power: &Arc<dyn Power>, manner: &Mutex<Manner>) -> Result<String> {
     if line == "list" {
         return Ok(power.nodes().join(" "));
     }
     let Some((action, node)) = line.split_once(' ') else {
         bail!("The request {line:?} names no node");
     };
-    match manner {
-        _ if !matches!(action, "off" | "reboot") => {}
-        Manner::Prompt => {}
-        Manner::Slow(pause) => std::thread::sleep(pause),
-        Manner::Broken => bail!("The power switch is broken"),
+    let manner = || *manner.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(action, "off" | "reboot") {
+        let begun = Instant::now();
+        while manner() == Manner::Held && begun.elapsed() < HELD_MAX {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if manner() != Manner::Prompt {
+            bail!("The power switch is broken");
+        }
     }
     match action {
         "status" => {
@@ -230,8 +237,12 @@ mod tests {
         assert_eq!(ask(&server, "list"), "node1");
         let broken = "error The power switch is broken";
         assert_eq!(ask(&server, "reboot node1"), broken);
-        server.set_manner(Manner::Slow(Duration::from_millis(1)));
-        assert_eq!(ask(&server, "off node1"), "ok");
+        server.set_manner(Manner::Held);
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| ask(&server, "off node1"));
+            server.set_manner(Manner::Prompt);
+            assert_eq!(asked.join().unwrap(), "ok");
+        });
         let logged: Vec<_> = server.requests().into_iter().map(|r| r.line).collect();
         let dialogue = dialogue.map(|(request, _)| request);
         assert_eq!(logged[..dialogue.len()], dialogue);

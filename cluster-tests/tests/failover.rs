@@ -213,6 +213,12 @@ fn silent_and_back(
         back(&bed, &active);
         stops_being_active(&vm, &active);
     }
+    let told = "Pacemaker is told not to promote this replica";
+    let heard = |node: &String| {
+        let look = format!("journalctl -u kemari-agent | grep -qF '{told}'");
+        vm.run(node, &look).is_ok()
+    };
+    assert!(bed.nodes().iter().any(heard), "no agent lowered a score");
     vm.wait_protected(bed.nodes())
         .expect("the old one comes back as passive");
     figures.print(name);
@@ -226,15 +232,12 @@ fn scores_are_of_nodes(vm: &ProtectedVm<'_>, nodes: &[String]) {
     let scores = vm
         .run(first, "attrd_updater --query --all --name master-vm")
         .expect("Pacemaker has scores");
-    let of_nodes = scores
-        .lines()
-        .filter(|line| line.contains("name="))
-        .all(|line| {
-            nodes
-                .iter()
-                .any(|node| line.contains(&format!("host=\"{node}\"")))
-        });
-    assert!(of_nodes, "{scores}");
+    let lines = || scores.lines().filter(|line| line.contains("name="));
+    let of_node = |line: &str| {
+        let host = |node: &String| line.contains(&format!("host=\"{node}\""));
+        nodes.iter().any(host)
+    };
+    assert!(lines().count() > 0 && lines().all(of_node), "{scores}");
 }
 
 #[test]

@@ -88,6 +88,31 @@ fn wrong_input_is_named(bed: &Namespaces, node: &str) {
     assert_eq!(call(bed, node, "validate-all", &deep(good)).0, 0);
 }
 
+/// The engine's unit is ordered before Pacemaker's. A start that is under way when Pacemaker is told to stop must not
+/// wait for that: Pacemaker would wait for the start.
+fn a_start_does_not_wait_for_pacemaker_to_stop(bed: &Namespaces, node: &str) {
+    let run = |command: &str| {
+        let finished = bed.exec(node, &["sh", "-c", command]);
+        let finished = finished.expect("the node can be entered");
+        finished.success().unwrap_or_else(|e| panic!("{e:#}"))
+    };
+    let slow = "/run/systemd/system/pacemaker.service.d/slow.conf";
+    bed.write(node, slow, b"[Service]\nExecStop=/bin/sleep 120\n", 0o644)
+        .expect("a file");
+    run("systemctl daemon-reload; systemctl --no-block stop pacemaker");
+    run(
+        "until systemctl list-jobs | grep -q 'pacemaker.service.*stop.*running'; do sleep 0.1; done",
+    );
+    let environment = "OCF_RESKEY_config=/etc/kemari/vm.toml OCF_RESKEY_CRM_meta_timeout=20000";
+    assert_eq!(call(bed, node, "start", environment).0, 0);
+    assert_eq!(call(bed, node, "stop", environment).0, 0);
+    run(&format!(
+        "systemctl kill --kill-whom=control pacemaker; systemctl stop pacemaker; rm {slow}; \
+         systemctl daemon-reload; systemctl start pacemaker"
+    ));
+    bed.wait_online(&[node.to_owned()]).expect("it is back");
+}
+
 #[test]
 fn ocf_tester_passes_pcs_makes_the_pair_and_a_standby_loses_nothing() {
     let _turn = supervisor::turn().expect("tests run as root");
@@ -119,6 +144,7 @@ fn ocf_tester_passes_pcs_makes_the_pair_and_a_standby_loses_nothing() {
     );
     assert!(run("crm ra info ocf:kemari:vm").contains("config"));
     assert!(run("pcs resource describe ocf:kemari:vm").contains("config"));
+    a_start_does_not_wait_for_pacemaker_to_stop(&bed, "node3");
     drop(tested);
 
     let vm = ProtectedVm::install(&bed, ledger_vm()).expect("the VM is installed");

@@ -84,7 +84,9 @@ impl Action {
             Self::Promote => {
                 "have kemari-agent make the replica active, or find that it did so already"
             }
-            Self::Demote => "hand the guest over to a replica in sync, or end it",
+            Self::Demote => {
+                "hand the guest over to a replica in sync, or end it; an outdated replica begins anew"
+            }
             Self::Notify => "tell kemari-agent that Pacemaker stopped or fenced the other replica",
             Self::ReloadAgent => "take over changed parameters that are reloadable",
         }

@@ -80,7 +80,7 @@ pub(crate) struct Environment {
     pub(crate) form: Form,
     /// How thoroughly to look.
     pub(crate) check: CheckLevel,
-    /// The role that this monitor is for; `None` for a probe.
+    /// The role that a monitor is for; `None` for a probe, and for one without a role.
     pub(crate) expected: Option<Expected>,
     /// The operation's timeout.
     pub(crate) timeout: Option<Duration>,

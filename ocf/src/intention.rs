@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What Pacemaker would have of this instance now, whatever it had in mind when it began the present action.
+//! What Pacemaker intends with this instance now, whatever it had in mind when it began the present action.
 //!
 //! When two parts of a cluster merge, promotion scores of nodes that were there all the time can be missing
 //! for a moment (the part that was silent had forgotten them, and its cluster information base may be the one that
@@ -12,7 +12,7 @@ use std::time::Duration;
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::exit::warn;
 
@@ -21,22 +21,43 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Whether Pacemaker, asked for at most so long, comes to promote the instance of `resource` on `node`.
-pub(crate) async fn promotes(resource: &str, node: &str, left: Duration) -> bool {
+/// Where Pacemaker's plans, made anew, lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intention {
+    /// This instance stays promoted, with no demotion on the way.
+    StaysPromoted,
+    /// Some instance is promoted in the end, and this one is demoted, or stays unpromoted.
+    OtherPromoted,
+    /// None is.
+    NonePromoted,
+    /// The scheduler could not be asked.
+    Unknown,
+}
+
+/// Asks the scheduler about the instance of `resource` on `node` until it is to stay promoted, or the time is up: the
+/// answer that came last.
+pub(crate) async fn ask(resource: &str, node: &str, left: Duration) -> Intention {
     let until = Instant::now() + left.min(PATIENCE);
-    loop {
-        let asked = timeout(until.saturating_duration_since(Instant::now()), simulate());
-        match asked.await {
-            Ok(Ok(xml)) if is_promoted(&xml, resource, node) => return true,
-            Ok(Ok(_)) => {}
-            Ok(Err(reason)) => {
-                warn(format!("Pacemaker's scheduler cannot be asked: {reason}"));
-                return false;
-            }
-            Err(_) => return false,
+    let mut last = Intention::Unknown;
+    let mut failed = None;
+    while let Ok(answer) = timeout_at(until, simulate()).await {
+        match answer {
+            Ok(xml) => last = read(&xml, resource, node),
+            Err(reason) => failed = Some(reason),
         }
-        sleep(PAUSE).await;
+        if last == Intention::StaysPromoted {
+            return last;
+        }
+        let next = Instant::now() + PAUSE;
+        if next >= until {
+            break;
+        }
+        sleep_until(next).await;
     }
+    if let Some(reason) = failed.filter(|_| last == Intention::Unknown) {
+        warn(format!("Pacemaker's scheduler cannot be asked: {reason}"));
+    }
+    last
 }
 
 async fn simulate() -> Result<String, String> {
@@ -53,32 +74,43 @@ async fn simulate() -> Result<String, String> {
     }
 }
 
-/// Whether the status that the transition leads to has the instance promoted. What is no such XML has not.
-fn is_promoted(xml: &str, resource: &str, node: &str) -> bool {
+/// What a simulated transition comes to.
+fn read(xml: &str, resource: &str, node: &str) -> Intention {
     // An instance of a unique clone has a number.
-    let primitive = resource.split(':').next().unwrap_or(resource);
+    let primitive = |id: &str| id.split(':').next().map(str::to_owned);
+    let ours = |tag: &BytesStart<'_>, key: &str| {
+        attribute(tag, key).as_deref().and_then(primitive) == primitive(resource)
+    };
+    let here = |tag: &BytesStart<'_>, key: &str| attribute(tag, key).as_deref() == Some(node);
     let mut reader = Reader::from_str(xml);
-    let (mut revised, mut promoted) = (false, false);
+    let (mut planned, mut revised, mut in_promoted) = (false, false, false);
+    let (mut demoted, mut some, mut this) = (false, false, false);
     loop {
         match reader.read_event() {
             Ok(Event::Start(tag) | Event::Empty(tag)) => match tag.name().as_ref() {
-                "revised_cluster_status" => revised = true,
-                "resource" => {
-                    let id = attribute(&tag, "id").unwrap_or_default();
-                    let role = attribute(&tag, "role").unwrap_or_default();
-                    promoted = id.split(':').next() == Some(primitive)
-                        && matches!(role.as_str(), "Promoted" | "Master");
+                "transition" => planned = true,
+                "rsc_action" if planned && ours(&tag, "resource") && here(&tag, "node") => {
+                    demoted |= attribute(&tag, "op").as_deref() == Some("demote");
                 }
-                "node"
-                    if revised && promoted && attribute(&tag, "name").as_deref() == Some(node) =>
-                {
-                    return true;
+                "revised_cluster_status" => revised = true,
+                "resource" if revised => {
+                    let role = attribute(&tag, "role").unwrap_or_default();
+                    in_promoted =
+                        ours(&tag, "id") && matches!(role.as_str(), "Promoted" | "Master");
+                }
+                "node" if in_promoted => {
+                    some = true;
+                    this |= here(&tag, "name");
                 }
                 _ => {}
             },
-            Ok(Event::End(tag)) if tag.name().as_ref() == "resource" => promoted = false,
-            Ok(Event::Eof) | Err(_) => return false,
+            Ok(Event::End(tag)) if tag.name().as_ref() == "resource" => in_promoted = false,
+            Ok(Event::Eof) if !revised => return Intention::Unknown,
+            Ok(Event::Eof) if this && !demoted => return Intention::StaysPromoted,
+            Ok(Event::Eof) if some => return Intention::OtherPromoted,
+            Ok(Event::Eof) => return Intention::NonePromoted,
             Ok(_) => {}
+            Err(_) => return Intention::Unknown,
         }
     }
 }
@@ -90,40 +122,75 @@ fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_promoted;
+    use super::{Intention, read};
 
-    fn status(before: &str, after: &str) -> String {
+    /// As Pacemaker 2.1.5 writes it.
+    fn simulated(before: &str, actions: &str, after: &str, node: &str) -> String {
         let section = |name: &str, role: &str| {
             format!(
                 "<{name}><nodes><node name=\"node2\"/></nodes><resources><clone id=\"vm-pair\">\
-                 <resource id=\"vm\" role=\"{role}\"><node name=\"node2\" id=\"2\"/></resource>\
-                 <resource id=\"vm\" role=\"Unpromoted\"><node name=\"node1\" id=\"1\"/></resource>\
-                 <resource id=\"other\" role=\"Promoted\"><node name=\"node1\" id=\"1\"/></resource>\
+                 <resource id=\"vm\" role=\"{role}\"><node name=\"{node}\" id=\"2\"/></resource>\
+                 <resource id=\"vm\" role=\"Unpromoted\"><node name=\"node3\" id=\"3\"/></resource>\
+                 <resource id=\"other\" role=\"Promoted\"><node name=\"node3\" id=\"3\"/></resource>\
                  </clone></resources></{name}>"
             )
         };
         format!(
-            "<pacemaker-result>{}{}<status code=\"0\"/></pacemaker-result>",
+            "<pacemaker-result>{}<actions/><transition><pseudo_action task=\"vm-pair_demote_0\"/>\
+             {actions}</transition>{}<status code=\"0\"/></pacemaker-result>",
             section("cluster_status", before),
             section("revised_cluster_status", after)
         )
     }
 
     #[test]
-    fn what_counts_is_where_the_transition_leads() {
-        let to_promoted = status("Unpromoted", "Promoted");
-        assert!(is_promoted(&to_promoted, "vm", "node2"));
-        assert!(is_promoted(&to_promoted, "vm:0", "node2"));
-        assert!(is_promoted(&status("Promoted", "Master"), "vm", "node2"));
-        assert!(!is_promoted(&to_promoted, "vm", "node1"));
-        assert!(!is_promoted(&to_promoted, "v", "node2"));
-        assert!(!is_promoted(
-            &status("Promoted", "Unpromoted"),
-            "vm",
-            "node2"
-        ));
-        for no_status in ["", "<pacemaker-result", "crm_simulate: no such option"] {
-            assert!(!is_promoted(no_status, "vm", "node2"));
+    fn what_counts_is_where_the_transition_leads_and_by_which_way() {
+        let demote = "<rsc_action resource=\"vm\" op=\"demote\" node=\"node2\"/>";
+        let of_another = "<rsc_action resource=\"vm\" op=\"demote\" node=\"node3\"/>\
+                          <rsc_action resource=\"other\" op=\"demote\" node=\"node2\"/>";
+        for (before, actions, after, node, intention) in [
+            (
+                "Promoted",
+                "",
+                "Promoted",
+                "node2",
+                Intention::StaysPromoted,
+            ),
+            (
+                "Unpromoted",
+                of_another,
+                "Master",
+                "node2",
+                Intention::StaysPromoted,
+            ),
+            (
+                "Promoted",
+                demote,
+                "Promoted",
+                "node2",
+                Intention::OtherPromoted,
+            ),
+            (
+                "Promoted",
+                "",
+                "Promoted",
+                "node1",
+                Intention::OtherPromoted,
+            ),
+            (
+                "Promoted",
+                demote,
+                "Unpromoted",
+                "node2",
+                Intention::NonePromoted,
+            ),
+        ] {
+            let xml = simulated(before, actions, after, node);
+            assert_eq!(read(&xml, "vm", "node2"), intention, "{xml}");
+            assert_eq!(read(&xml, "vm:0", "node2"), intention, "{xml}");
+        }
+        for none in ["", "<pacemaker-result", "crm_simulate: no such option"] {
+            assert_eq!(read(none, "vm", "node2"), Intention::Unknown);
         }
     }
 }

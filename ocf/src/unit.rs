@@ -15,6 +15,8 @@ use crate::exit::{Code, Failure};
 /// How a unit is started. It is ordered before `pacemaker.service`, so that it ends after it; a start that respected
 /// the order would wait for a stop of Pacemaker that is under way, and Pacemaker for this start.
 const START_MODE: &str = "ignore-dependencies";
+/// What that leaves out: the slice with the replicas' weights.
+const SLICE: &str = "kemari.slice";
 /// Between two looks at a unit.
 const LOOK: Duration = Duration::from_millis(20);
 /// `si_code` of a process that ended by exit(2), as `ExecMainCode` reports it.
@@ -205,6 +207,7 @@ impl Systemd {
     /// # Errors
     /// zbus's error. Whether it runs now is in the state.
     pub(crate) async fn start(&self, unit: &str) -> zbus::Result<UnitState> {
+        self.manager.start_unit(SLICE, "replace").await?;
         self.manager.start_unit(unit, START_MODE).await?;
         self.settled(unit).await
     }

@@ -128,7 +128,7 @@ impl Vm {
         if status.role != Role::Active || status.in_sync {
             self.protecting = None;
         }
-        if status.role != Role::Active {
+        if matches!(status.role, Role::Waiting | Role::Outdated) {
             self.outdating = None;
         }
         let reached = |order: &Order| order.done && status.generation >= order.generation;

@@ -39,18 +39,19 @@ fn cib_and_controllers(lab: &Lab<'_>, up: &[String]) -> Result<()> {
 fn one_view(lab: &Lab<'_>, up: &[String]) -> Result<()> {
     for (audit, command) in [
         ("ControllerStateAudit", "crmadmin --quiet --dc_lookup"),
-        ("CIBAudit", "cibadmin --query --local | md5sum"),
+        ("CIBAudit", "cibadmin --query --local"),
     ] {
         let mut views = Vec::new();
         for node in up {
             let said = lab.vm.run(node, command).context(audit)?;
-            views.push((node, said.trim().to_owned()));
+            ensure!(!said.trim().is_empty(), "{audit}: {node} says nothing");
+            views.push((node, said));
         }
         let same = views.windows(2).all(|pair| match pair {
             [(_, one), (_, other)] => one == other,
             _ => true,
         });
-        ensure!(same, "{audit}: {views:?}");
+        ensure!(same, "{audit}: {views:#?}");
     }
     Ok(())
 }
@@ -80,15 +81,14 @@ fn clone(lab: &Lab<'_>, up: &[String]) -> Result<()> {
 /// `FileAudit`, `LogAudit`: nothing left a core, and no part of Kemari ended by a panic.
 fn files_and_logs(lab: &Lab<'_>) -> Result<()> {
     for node in lab.bed.nodes() {
-        let cores = lab.vm.run(
-            node,
-            "find /var/lib/pacemaker/cores /var/lib/corosync -name 'core*' -type f",
-        )?;
+        let run = |command: &str| lab.vm.run(node, command);
+        let cores =
+            "find /var/lib/pacemaker/cores /var/lib/corosync / -maxdepth 1 -name 'core*' -type f";
+        let cores = run(cores)?;
         ensure!(cores.trim().is_empty(), "FileAudit: {node}: {cores}");
-        let panics = lab.vm.run(
-            node,
-            "journalctl -b -o cat --no-pager | grep -F \"panicked at\" || true",
-        )?;
+        let dumped = run("journalctl -b -o cat --no-pager | grep -F code=dumped || true")?;
+        ensure!(dumped.trim().is_empty(), "FileAudit: {node}: {dumped}");
+        let panics = run("journalctl -b -o cat --no-pager | grep -F 'panicked at' || true")?;
         ensure!(panics.trim().is_empty(), "LogAudit: {node}: {panics}");
     }
     Ok(())

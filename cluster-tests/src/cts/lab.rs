@@ -107,8 +107,9 @@ impl<'a> Lab<'a> {
             }
             Test::ComponentFail(node, component) => {
                 self.run(*node, &kill(*component))?;
-                // What it does not start again by itself, and a node that was fenced for it.
-                std::thread::sleep(Duration::from_secs(1));
+                // What it does not start again by itself, and a node that is fenced for it: longer than Corosync and
+                // Pacemaker need for that.
+                std::thread::sleep(Duration::from_secs(4));
                 mend_all(self.bed)?;
             }
             Test::Reattach => self.reattach()?,

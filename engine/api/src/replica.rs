@@ -226,7 +226,8 @@ pub trait Replica {
     fn go_solo(&self, generation: Generation) -> zbus::Result<()>;
 
     /// Tells the replica that `generation` exists. If that is newer than its own and it did not
-    /// receive it as a passive replica, it stops at once, drops held outputs and is outdated.
+    /// receive it as a passive replica, it stops at once, drops held outputs and is outdated. A passive replica
+    /// waits for a resync then.
     fn outdate(&self, generation: Generation) -> zbus::Result<()>;
 
     /// Writes the active guest, memory and all, to the end of this file, which must be empty. The

@@ -7,16 +7,16 @@
 //!
 //! Where nothing is stopped, a demotion may be one that Pacemaker takes back, and the guest would be gone for it.
 //! After a node that was silent has come back, Pacemaker finds two promoted instances, and scores that are old or
-//! missing; it may demote the wrong one, or both. So the guest stays
-//!
-//! * where two were found promoted: only one of them is active, and that is this one;
-//! * where no other replica could go on, if Pacemaker, asked again, would promote this one (`intention.rs`).
+//! missing; it may demote the wrong one, or both. So where no other replica could go on, its scheduler is asked again
+//! (`intention.rs`), and the guest stays if it would leave this one promoted, or if it holds another one for promoted, too,
+//! and wants any. Where it wants nobody promoted, the guest ends.
 //!
 //! Pacemaker is told that this one is demoted, and by its score that it is to be promoted again, as after a
 //! provisional promotion.
 
 use kemari_api::replica::{ReplicaStatus, refusal_text};
 use kemari_api::{Licence, Role};
+use tokio::time::timeout;
 
 use super::shutdown::{self, Guest, Step};
 use super::{start, stop};
@@ -24,12 +24,12 @@ use crate::assigned::Assigned;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, inform, warn};
 use crate::instance::Instance;
-use crate::intention;
+use crate::intention::{self, Intention};
 use crate::unit::Systemd;
 
 /// Demotes; a replica that is not active is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {
-    let status = match instance.observe().await {
+    let mut status = match instance.observe().await {
         Engine::Answers(status) => status,
         engine @ (Engine::Stopped | Engine::Dead(_)) => return ended(instance, &engine).await,
         Engine::Mute(reason) => return Err(Failure::generic(reason)),
@@ -37,12 +37,23 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     if status.role == Role::Outdated {
         return outdated(instance, status).await;
     }
-    if is_taken_back(instance, &status).await {
-        inform(format!(
-            "VM {} runs here and goes on: it waits for Pacemaker to promote it again",
-            instance.vm
-        ));
-        return unpromoted(instance, &Engine::Answers(status)).await;
+    if is_open_to_doubt(instance, &status) {
+        let stays = is_taken_back(instance, &status).await;
+        // That may have taken seconds.
+        match instance.observe().await {
+            Engine::Answers(now) if now.role == Role::Active => status = now,
+            Engine::Answers(now) if now.role == Role::Outdated => {
+                return outdated(instance, now).await;
+            }
+            engine => return unpromoted(instance, &engine).await,
+        }
+        if stays {
+            inform(format!(
+                "VM {} runs here and goes on: it waits for Pacemaker to promote it again",
+                instance.vm
+            ));
+            return unpromoted(instance, &Engine::Answers(status)).await;
+        }
     }
     if shutdown::offer(instance, &status, Step::Demote).await? == Guest::Off {
         // What Pacemaker does next is to stop this instance.
@@ -63,6 +74,19 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     unpromoted(instance, &Engine::Answers(Box::new(status))).await
 }
 
+/// Whether this demotion would cost the guest: no other replica could go on, or the one that could is stopped. One that
+/// is cut off may be outdated without having heard of it.
+fn is_open_to_doubt(instance: &Instance, status: &ReplicaStatus) -> bool {
+    let node = instance.environment.node_or(status);
+    let Some(transition) = &instance.environment.transition else {
+        return false;
+    };
+    status.role == Role::Active
+        && status.licence != Licence::Cut
+        && !transition.stops(node)
+        && (!status.in_sync || transition.stops(&status.peer))
+}
+
 /// Whether the guest is to stay, since Pacemaker will promote this replica again.
 async fn is_taken_back(instance: &Instance, status: &ReplicaStatus) -> bool {
     let environment = &instance.environment;
@@ -71,22 +95,19 @@ async fn is_taken_back(instance: &Instance, status: &ReplicaStatus) -> bool {
     else {
         return false;
     };
-    if status.role != Role::Active || transition.stops(node) {
-        return false;
-    }
-    if transition.finds_another_than(node) {
+    let merged = transition.finds_another_than(node);
+    if merged {
         inform(format!(
-            "Pacemaker found VM {} promoted on another node, too, which has been silent",
+            "Pacemaker holds an instance of VM {} on another node for promoted, too",
             instance.vm
         ));
-        return true;
-    }
-    let alone = !status.in_sync && status.licence != Licence::Cut;
-    if !alone {
-        return false;
     }
     instance.waits_for("Pacemaker's scheduler to say whether it wants this demotion");
-    intention::promotes(resource, node, instance.left() / 2).await
+    match intention::ask(resource, node, instance.left() / 2).await {
+        Intention::StaysPromoted => true,
+        Intention::OtherPromoted | Intention::Unknown => merged,
+        Intention::NonePromoted => false,
+    }
 }
 
 /// An outdated replica has nothing to give up. Where Pacemaker does not stop it next, it is started anew and waits
@@ -98,18 +119,26 @@ async fn outdated(instance: &Instance, status: Box<ReplicaStatus>) -> Outcome {
     let goes_on = transition.is_some_and(|transition| !transition.stops(node));
     let mut engine = Engine::Answers(status);
     if goes_on {
-        match begin_anew(instance).await {
-            Ok(status) => engine = Engine::Answers(Box::new(status)),
-            Err(failure) => warn(format!(
+        let done = timeout(instance.left() / 2, begin_anew(instance)).await;
+        let failure = match done {
+            Ok(result) => result.err(),
+            Err(_) => Some(Failure::generic(format!(
+                "no end of {}",
+                instance.waiting_for()
+            ))),
+        };
+        if let Some(failure) = failure {
+            warn(format!(
                 "The outdated replica of VM {} is not started anew, monitor will find it so: {failure}",
                 instance.vm
-            )),
+            ));
         }
+        engine = instance.observe().await;
     }
     unpromoted(instance, &engine).await
 }
 
-async fn begin_anew(instance: &Instance) -> Result<ReplicaStatus, Failure> {
+async fn begin_anew(instance: &Instance) -> Result<(), Failure> {
     if let Err(error) = Systemd::connect().await {
         let reason = format!("systemd is out of reach: {}", refusal_text(&error));
         return Err(Failure::generic(reason));
@@ -118,7 +147,8 @@ async fn begin_anew(instance: &Instance) -> Result<ReplicaStatus, Failure> {
     stop::end(instance, agreed).await?;
     start::start_unit(instance).await?;
     instance.waits_for("the engine's control socket");
-    Ok(engine::until(&instance.vm, |status| status.role != Role::Outdated).await)
+    engine::until(&instance.vm, |status| status.role != Role::Outdated).await;
+    Ok(())
 }
 
 /// The replica is not active. If it is outdated, that is for `monitor` to say: a failure here would be
