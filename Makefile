@@ -105,9 +105,9 @@ campaign-guest: root package ## Run Debian servers for hours under QEMU and Kema
 		--nocapture --test-threads=1
 
 .PHONY: campaign-pacemaker
-campaign-pacemaker: root package ## What takes too long for make test: Pacemaker's decisions, fencing, old records, hardware, bed B (an hour)
+campaign-pacemaker: root package ## What takes too long for make test: Pacemaker's decisions, old records, hardware, bed B (an hour)
 	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions \
-		--test old_records --test fencing --test hardware --test machines -- --ignored --nocapture --test-threads=1
+		--test old_records --test hardware --test machines -- --ignored --nocapture --test-threads=1
 
 .PHONY: campaign-cts
 campaign-cts: root package ## Run 100 tests of Pacemaker's cluster test suite with a VM as the resource (an hour)

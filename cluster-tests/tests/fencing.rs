@@ -67,7 +67,6 @@ fn lose_the_active_node(bed: &Namespaces, vm: &ProtectedVm<'_>) -> (String, Stri
 }
 
 #[test]
-#[ignore = "campaign: make campaign-pacemaker"]
 fn the_guest_does_not_wait_for_fencing_that_takes_long() {
     let _turn = supervisor::turn().expect("tests run as root");
     let bed = fenced_bed();
@@ -88,7 +87,6 @@ fn the_guest_does_not_wait_for_fencing_that_takes_long() {
 }
 
 #[test]
-#[ignore = "campaign: make campaign-pacemaker"]
 fn with_a_broken_power_switch_the_guest_goes_on_and_survives_the_next_loss_too() {
     let _turn = supervisor::turn().expect("tests run as root");
     let bed = fenced_bed();
@@ -125,7 +123,6 @@ fn with_a_broken_power_switch_the_guest_goes_on_and_survives_the_next_loss_too()
 }
 
 #[test]
-#[ignore = "campaign: make campaign-pacemaker"]
 fn a_promote_that_fails_says_why_and_succeeds_after_the_remedy() {
     let _turn = supervisor::turn().expect("tests run as root");
     let bed = ledger_vm::clustered(Namespaces::builder().nodes(3)).expect("the cluster forms");
