@@ -324,14 +324,9 @@ impl Daemon {
             .send_if_modified(|known| renew(known, shown(view)));
         let running = running_here(view);
         let movable = movable(view, &running);
-        self.movable
-            .send_if_modified(|known| std::mem::replace(known, movable.clone()) != movable);
-        self.running
-            .send_if_modified(|known| std::mem::replace(known, running.clone()) != running);
-        let unpromotable = score::unpromotable(view);
-        self.unpromotable.send_if_modified(|known| {
-            std::mem::replace(known, unpromotable.clone()) != unpromotable
-        });
+        pass_on(&self.movable, movable);
+        pass_on(&self.running, running);
+        pass_on(&self.unpromotable, score::unpromotable(view));
     }
 
     fn hear_corosync(&mut self, input: corosync::Input) {
@@ -559,6 +554,15 @@ impl Daemon {
             let _ = sd_notify::notify(&[NotifyState::Ready]);
         }
     }
+}
+
+/// Wakes who looks only where something is new.
+fn pass_on<T: PartialEq>(to: &watch::Sender<T>, now: T) {
+    to.send_if_modified(|known| {
+        let is_new = *known != now;
+        *known = now;
+        is_new
+    });
 }
 
 /// The journal's line for an action.

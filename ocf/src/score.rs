@@ -152,18 +152,10 @@ pub(crate) async fn publish(environment: &Environment, score: Score, patience: D
         Score::Never => command.args(["-v", "-INFINITY"]),
         Score::None => command.arg("-D"),
     };
-    let run = command.kill_on_drop(true).output();
-    match timeout(patience, run).await {
-        Ok(Ok(output)) if output.status.success() => {}
-        Ok(Ok(output)) => warn(format!(
-            "Cannot set the promotion score to {score:?}: crm_attribute says {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
-        Ok(Err(error)) => warn(format!("Cannot run crm_attribute: {error}")),
-        Err(_) => warn(format!(
-            "Cannot set the promotion score to {score:?}: crm_attribute took over {} s",
-            patience.as_secs_f32()
-        )),
+    if let Err(reason) = done(command, patience).await {
+        warn(format!(
+            "Cannot set the promotion score to {score:?}: {reason}"
+        ));
     }
 }
 
@@ -174,18 +166,27 @@ pub(crate) async fn write_again(environment: &Environment, patience: Duration) {
         return;
     }
     let mut command = Command::new("attrd_updater");
-    let run = command
-        .arg("--refresh")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match timeout(patience, run).await {
-        Ok(Ok(output)) if output.status.success() => sleep(SEEN_AFTER).await,
-        Ok(Ok(output)) => warn(format!(
-            "Cannot write the promotion scores again: attrd_updater says {}",
+    command.arg("--refresh").stdin(Stdio::null());
+    match done(command, patience).await {
+        Ok(()) => sleep(SEEN_AFTER).await,
+        Err(reason) => warn(format!("Cannot write the promotion scores again: {reason}")),
+    }
+}
+
+/// Runs a command of Pacemaker's to its end, which it has to reach in time.
+async fn done(mut command: Command, patience: Duration) -> Result<(), String> {
+    let name = command
+        .as_std()
+        .get_program()
+        .to_string_lossy()
+        .into_owned();
+    match timeout(patience, command.kill_on_drop(true).output()).await {
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => Err(format!(
+            "{name} says {}",
             String::from_utf8_lossy(&output.stderr).trim()
         )),
-        Ok(Err(error)) => warn(format!("Cannot run attrd_updater: {error}")),
-        Err(_) => warn("Cannot write the promotion scores again: attrd_updater took too long"),
+        Ok(Err(error)) => Err(format!("{name} cannot be run: {error}")),
+        Err(_) => Err(format!("{name} took over {} s", patience.as_secs_f32())),
     }
 }

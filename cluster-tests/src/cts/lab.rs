@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::plan::{Component, Test};
 use crate::bed::{Bed as _, is_online};
@@ -80,9 +80,10 @@ impl<'a> Lab<'a> {
                 self.start(*node)?;
             }
             Test::StonithOnce(node) => {
-                let by = self.another_than(*node)?;
+                let others = self.others(*node);
+                let by = others.first().context("Nobody is there to fence it")?;
                 self.vm
-                    .run(&by, &format!("stonith_admin --reboot {node} --timeout 60"))?;
+                    .run(by, &format!("stonith_admin --reboot {node} --timeout 60"))?;
                 self.others_stable(*node)?;
                 mend_all(self.bed)?;
             }
@@ -172,14 +173,15 @@ impl<'a> Lab<'a> {
     }
 
     fn others_stable(&self, without: NodeNumber) -> Result<()> {
+        self.stable(&self.others(without))
+    }
+
+    /// The nodes that are up, but for this one.
+    fn others(&self, without: NodeNumber) -> Vec<String> {
         let without = without.to_string();
-        let others: Vec<String> = self
-            .up()
-            .into_iter()
-            .filter(|node| *node != without)
-            .collect();
-        // A node that was fenced has booted, and its cluster is started by hand.
-        self.stable(&others)
+        let mut others = self.up();
+        others.retain(|node| *node != without);
+        others
     }
 
     /// A minority without quorum stops its resources, and only then all are started.
@@ -230,12 +232,7 @@ impl<'a> Lab<'a> {
         let name = node.to_string();
         self.run(node, &format!("crm node standby {name}"))?;
         self.vm.settle(&name)?;
-        let others: Vec<String> = self
-            .up()
-            .into_iter()
-            .filter(|other| *other != name)
-            .collect();
-        self.vm.wait_protected(&others)?;
+        self.vm.wait_protected(&self.others(node))?;
         let left = self.vm.replica(&name)?;
         ensure!(left.is_none(), "{name} is in standby and has {left:?}");
         self.run(node, &format!("crm node online {name}")).map(drop)
@@ -245,32 +242,13 @@ impl<'a> Lab<'a> {
         self.run(node, START).map(drop)
     }
 
-    /// At the same time.
     fn on_each(&self, nodes: &[String], command: &str) -> Result<()> {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = nodes
-                .iter()
-                .map(|node| scope.spawn(|| self.vm.run(node, command)))
-                .collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| match thread.join() {
-                    Ok(result) => result.map(drop),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                })
-        })
+        self.bed
+            .on_all(nodes, |node| self.vm.run(node, command).map(drop))
     }
 
     fn run(&self, node: NodeNumber, command: &str) -> Result<String> {
         self.vm.run(&node.to_string(), command)
-    }
-
-    fn another_than(&self, node: NodeNumber) -> Result<String> {
-        let name = node.to_string();
-        match self.up().into_iter().find(|other| *other != name) {
-            Some(other) => Ok(other),
-            None => bail!("Nobody is there to fence {name}"),
-        }
     }
 }
 

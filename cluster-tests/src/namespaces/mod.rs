@@ -175,7 +175,11 @@ impl Namespaces {
     }
 
     /// Calls `act` for several nodes at the same time; the first error counts.
-    fn on_all(&self, nodes: &[String], act: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
+    pub(crate) fn on_all(
+        &self,
+        nodes: &[String],
+        act: impl Fn(&str) -> Result<()> + Sync,
+    ) -> Result<()> {
         std::thread::scope(|scope| {
             let threads: Vec<_> = nodes
                 .iter()
