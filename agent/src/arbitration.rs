@@ -291,6 +291,8 @@ impl Arbiter {
         let own = *from == self.cluster.node;
         match message {
             Message::Announce { .. } | Message::EngineGone { .. } if own => {}
+            // Nothing to decide: the engine hands over, and the other one asks for its promotion.
+            Message::Fetch { .. } => {}
             Message::Announce { replicas, records } => {
                 self.announced(from, replicas, records);
                 self.admit_if_everyone_was_heard(out);

@@ -40,6 +40,13 @@ pub enum Input {
         /// Filled with what names the request in [`Input::Cancel`].
         cancel: oneshot::Sender<u64>,
     },
+    /// `Fetch`.
+    Fetch {
+        /// The VM.
+        vm: VmName,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
     /// `ForceActive`.
     ForceActive {
         /// The VM.
@@ -109,6 +116,15 @@ impl Service {
             cancel,
         })
         .await
+    }
+
+    async fn fetch(&self, vm: VmName) -> fdo::Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.inputs.send(Input::Fetch { vm, answer });
+        answered
+            .await
+            .map_err(|_| ends())?
+            .map_err(fdo::Error::Failed)
     }
 
     async fn votes(&self, vm: VmName) -> fdo::Result<Vec<Vote>> {

@@ -24,6 +24,7 @@ use crate::bus::shown::{Shown, renew, shown};
 use crate::engines::{self, Engines};
 use crate::handover;
 use crate::journal::mono_us;
+use crate::kept::{self, Standings};
 use crate::metrics::counters::{Counters, Other};
 use crate::metrics::{self, Snapshot, Wanted};
 use crate::records::Store;
@@ -96,6 +97,8 @@ async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(machines::keep(runs));
     let (unpromotable, to_keep_down) = watch::channel(Unpromotable::new());
     tokio::spawn(score::keep_down(to_keep_down));
+    let (standings, to_keep) = watch::channel(Standings::new());
+    tokio::spawn(kept::keep(node.clone(), to_keep, bus_inputs.clone()));
     let (movable, moves) = watch::channel(Movable::new());
     let guard = Guard {
         node: node.clone(),
@@ -120,6 +123,7 @@ async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
         running,
         movable,
         unpromotable,
+        standings,
         on_bus,
         ready: false,
         counters: Counters::default(),
@@ -200,7 +204,9 @@ fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
     match request {
         bus::Input::Status(answer) => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
         bus::Input::Votes { answer, .. } => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
-        bus::Input::PowerButton { answer, .. } | bus::Input::FailOver { answer, .. } => {
+        bus::Input::PowerButton { answer, .. }
+        | bus::Input::FailOver { answer, .. }
+        | bus::Input::Fetch { answer, .. } => {
             let _ = answer.send(Err(NO_COROSYNC.to_owned()));
         }
         bus::Input::Promote { answer, cancel, .. }
@@ -276,6 +282,8 @@ struct Daemon {
     movable: watch::Sender<Movable>,
     /// Of what Pacemaker shall not expect a promotion.
     unpromotable: watch::Sender<Unpromotable>,
+    /// By what passive replicas of plain primitives are kept.
+    standings: watch::Sender<Standings>,
     on_bus: bool,
     ready: bool,
     counters: Counters,
@@ -327,6 +335,7 @@ impl Daemon {
         pass_on(&self.movable, movable);
         pass_on(&self.running, running);
         pass_on(&self.unpromotable, score::unpromotable(view));
+        pass_on(&self.standings, kept::standings(view));
     }
 
     fn hear_corosync(&mut self, input: corosync::Input) {
@@ -348,6 +357,7 @@ impl Daemon {
                 self.handle(Event::Group(agents));
             }
             corosync::Input::Message { from, bytes } => match Message::decode(&bytes) {
+                Ok(Message::Fetch { vm }) => self.give(&vm, &from),
                 Ok(message) => {
                     if let Message::EngineGone {
                         vm,
@@ -457,6 +467,14 @@ impl Daemon {
                     Err(reason) => drop(answer.send(Err(reason))),
                 }
             }
+            bus::Input::Fetch { vm, answer } => {
+                let giver = handover::giver(&self.arbiter.view(), &vm);
+                if let Ok(from) = &giver {
+                    info!(%vm, %from, "Pacemaker wants the guest here, asking for it");
+                    self.carry_out(Action::Multicast(Message::Fetch { vm }));
+                }
+                let _ = answer.send(giver.map(drop));
+            }
             bus::Input::Cancel(number) => self.handle(Event::Cancelled(RequestId(number))),
             bus::Input::PassiveGone { vm, node } => {
                 info!(%vm, %node, "Pacemaker says that the passive replica is gone");
@@ -464,6 +482,21 @@ impl Daemon {
             }
             bus::Input::Serving(on_bus) => self.on_bus = on_bus,
         }
+    }
+
+    /// Has the engine here hand its guest over, if it is the one that runs it and `to` holds the state.
+    fn give(&self, vm: &VmName, to: &NodeName) {
+        if handover::heir(&self.arbiter.view(), vm).as_ref() != Ok(to) {
+            debug!(%vm, %to, "A guest is asked for that is not here, or not to give");
+            return;
+        }
+        info!(%vm, %to, "Handing the guest over: Pacemaker starts the VM there");
+        let (engines, vm) = (self.engines.clone(), vm.clone());
+        tokio::spawn(async move {
+            if let Err(reason) = engines.hand_over(&vm).await {
+                warn!(%vm, %reason, "The guest is not handed over");
+            }
+        });
     }
 
     fn new_request(

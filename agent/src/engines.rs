@@ -269,6 +269,15 @@ impl Engines {
         answered(vm, timeout(ANSWER_MAX, proxy.quit()).await)
     }
 
+    /// Has the VM's engine hand its guest over.
+    ///
+    /// # Errors
+    /// A sentence: there is no engine, or it refuses.
+    pub async fn hand_over(&self, vm: &VmName) -> Result<(), String> {
+        let proxy = self.proxy(vm)?;
+        answered(vm, timeout(ANSWER_MAX, proxy.demote()).await)
+    }
+
     fn proxy(&self, vm: &VmName) -> Result<ReplicaProxy<'static>, String> {
         self.with_proxies(|proxies| proxies.get(vm).cloned())
             .ok_or_else(|| format!("No engine of VM {vm} runs on this node"))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether an active replica of this node can be ended so that another goes on with its guest.
+//! Which other replica would go on with the guest of this node's active one, and which would give it to this node's.
 
 use kemari_api::agent::ClusterView;
 use kemari_api::{NodeName, Role, VmName};
@@ -28,6 +28,31 @@ pub fn heir(view: &ClusterView, vm: &VmName) -> Result<NodeName, String> {
             here.detail
         )
     })
+}
+
+/// The node whose active replica would hand the guest of `vm` over to the one on this node.
+///
+/// # Errors
+/// A sentence that says why none would.
+pub fn giver(view: &ClusterView, vm: &VmName) -> Result<NodeName, String> {
+    let heard = || {
+        let heard = view.replicas.iter().filter(|replica| replica.present);
+        heard
+            .map(|replica| &replica.status)
+            .filter(|status| status.vm == *vm)
+    };
+    let Some(active) = heard().find(|status| status.role == Role::Active) else {
+        return Err(format!("No active replica of VM {vm} is heard"));
+    };
+    let here = heard().find(|status| status.node == view.node);
+    let holds_state = here.is_some_and(|here| here.role == Role::Passive && here.in_sync);
+    if active.node == view.node || !holds_state || active.peer != view.node.as_str() {
+        return Err(format!(
+            "VM {vm} runs on node {} and is not in sync with a passive replica on node {}",
+            active.node, view.node
+        ));
+    }
+    Ok(active.node.clone())
 }
 
 #[cfg(test)]
@@ -59,6 +84,21 @@ mod tests {
             "not in sync",
         );
         refused(|view| view.node = "n3".parse().unwrap(), "on node n3");
+
+        assert!(giver(&pair, &vm).is_err(), "it is here");
+        pair.node = "n3".parse().unwrap();
+        pair.replicas[1].status.in_sync = true;
+        assert_eq!(giver(&pair, &vm), Ok("n1".parse().unwrap()));
+        for change in [
+            |view: &mut ClusterView| view.replicas[1].status.in_sync = false,
+            |view: &mut ClusterView| view.replicas[0].status.peer = "n2".to_owned(),
+            |view: &mut ClusterView| view.replicas[0].present = false,
+            |view: &mut ClusterView| view.replicas[1].status.role = Role::Waiting,
+        ] {
+            let mut view = pair.clone();
+            change(&mut view);
+            assert!(giver(&view, &vm).is_err());
+        }
         assert!(heir(&pair, &"db".parse().unwrap()).is_err());
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! [`arbitration`] decides and touches nothing; [`corosync`], [`engines`], [`records`] and [`bus`]
 //! carry events in and actions out; [`daemon`] joins them. [`health`] tells Pacemaker
-//! what is wrong with the node's hardware, [`score`] which replica it must not promote. The agent may crash or be replaced
+//! what is wrong with the node's hardware, [`score`] which replica it must not promote; [`kept`] keeps the passive
+//! replica of a plain primitive. The agent may crash or be replaced
 //! without touching a running VM.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod engines;
 pub mod handover;
 pub mod health;
 pub mod journal;
+pub mod kept;
 pub mod metrics;
 pub mod operator;
 mod pacemaker;

@@ -1,43 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tells Pacemaker a node attribute of this node (attrd_updater(8)).
+//! Pacemaker, by its own commands: what its configuration says, whom it fenced, and what it is told of this node.
 
-use std::process::Stdio;
-use std::time::Duration;
+mod attribute;
+mod configuration;
+mod fenced;
 
-use tokio::process::Command;
-use tokio::time::timeout;
-use tracing::debug;
+use quick_xml::events::BytesStart;
 
-/// Longest wait for Pacemaker's command.
-const TELL_MAX: Duration = Duration::from_secs(10);
+pub(crate) use attribute::{forget, tell};
+pub(crate) use configuration::{Configuration, Resource};
+pub(crate) use fenced::is_fenced;
 
-/// Whether Pacemaker has heard it.
-pub(crate) async fn tell(attribute: &str, value: &str) -> bool {
-    let mut command = Command::new("attrd_updater");
-    command
-        .args(["--name", attribute])
-        // In one word: `-INFINITY` by itself would be read as options.
-        .arg(format!("--update={value}"))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    match timeout(TELL_MAX, command.output()).await {
-        Ok(Ok(output)) if output.status.success() => true,
-        Ok(Ok(output)) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            debug!(
-                value,
-                "Pacemaker does not take {attribute} yet: {}",
-                said.trim()
-            );
-            false
-        }
-        Ok(Err(error)) => {
-            debug!(value, "Cannot run attrd_updater: {error}");
-            false
-        }
-        Err(_) => {
-            debug!(value, "attrd_updater took too long");
-            false
-        }
-    }
+/// An attribute of an XML element.
+fn attribute_of(tag: &BytesStart<'_>, name: &str) -> Option<String> {
+    let attribute = tag.try_get_attribute(name).ok()??;
+    Some(attribute.value.into_owned())
 }

@@ -26,19 +26,25 @@ pub(crate) enum Action {
     Demote,
     /// What happened to the other replica.
     Notify,
+    /// Hand the guest of a plain primitive over to another node.
+    MigrateTo,
+    /// Take it there.
+    MigrateFrom,
     /// A reloadable parameter was changed.
     ReloadAgent,
 }
 
 impl Action {
     /// Every action.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Start,
         Self::Stop,
         Self::Monitor,
         Self::Promote,
         Self::Demote,
         Self::Notify,
+        Self::MigrateTo,
+        Self::MigrateFrom,
         Self::ReloadAgent,
         Self::ValidateAll,
         Self::MetaData,
@@ -60,6 +66,8 @@ impl Action {
             Self::Promote => "promote",
             Self::Demote => "demote",
             Self::Notify => "notify",
+            Self::MigrateTo => "migrate_to",
+            Self::MigrateFrom => "migrate_from",
             Self::ReloadAgent => "reload-agent",
         }
     }
@@ -88,6 +96,10 @@ impl Action {
                 "hand the guest over to a replica in sync, or end it; an outdated replica begins anew"
             }
             Self::Notify => "tell kemari-agent that Pacemaker stopped or fenced the other replica",
+            Self::MigrateTo => {
+                "hand the guest of a plain primitive over to its passive replica on the node named"
+            }
+            Self::MigrateFrom => "have the guest run here that was handed over",
             Self::ReloadAgent => "take over changed parameters that are reloadable",
         }
     }
@@ -96,7 +108,12 @@ impl Action {
     /// none.
     pub(crate) fn timeout(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Start | Self::Stop | Self::Promote | Self::Demote => 60,
+            Self::Start
+            | Self::Stop
+            | Self::Promote
+            | Self::Demote
+            | Self::MigrateTo
+            | Self::MigrateFrom => 60,
             Self::Monitor | Self::Notify | Self::ReloadAgent | Self::ValidateAll => 20,
             Self::MetaData => 5,
         })
@@ -118,6 +135,6 @@ mod tests {
         for action in Action::ALL {
             assert_eq!(Action::named(action.name()), Some(action));
         }
-        assert_eq!(Action::named("migrate_to"), None);
+        assert_eq!(Action::named("migrate"), None);
     }
 }

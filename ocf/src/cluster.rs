@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kemari_api::agent::{AgentProxy, ClusterView, Gone, Vote};
 use kemari_api::replica::refusal_text;
-use kemari_api::{NodeName, VmName};
+use kemari_api::{NodeName, Role, VmName};
 use tokio::time::timeout;
 use zbus::proxy::CacheProperties;
 
@@ -68,6 +68,26 @@ pub(crate) async fn known(vm: &VmName, patience: Duration) -> Result<Known, Fail
 /// Asks for the promotion of the local replica.
 pub(crate) async fn promote(vm: &VmName) -> Answer {
     Answer::from(async { connect().await?.promote(vm).await }.await)
+}
+
+/// Asks for the guest that runs on another node.
+///
+/// # Errors
+/// Why it is not given.
+pub(crate) async fn fetch(vm: &VmName) -> Result<(), String> {
+    let asked = async { connect().await?.fetch(vm).await };
+    asked.await.map_err(|error| refusal_text(&error))
+}
+
+/// The node that runs the VM, if the agent hears of one that is not this node.
+pub(crate) async fn runs_elsewhere(vm: &VmName) -> Option<NodeName> {
+    let view = async { connect().await?.status().await }.await.ok()?;
+    let mut others = view.replicas.iter().filter(|replica| {
+        let status = &replica.status;
+        replica.present && status.vm == *vm && status.node != view.node
+    });
+    let active = others.find(|replica| replica.status.role == Role::Active)?;
+    Some(active.status.node.clone())
 }
 
 /// Reports that the passive replica on `node` was stopped or its node fenced.

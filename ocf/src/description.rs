@@ -5,20 +5,17 @@
 //! (`kemari_api::place::unit_environment`) that says which VM was started from which file, so that
 //! a running VM can still be monitored and stopped after its file was damaged or removed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kemari_api::config::{ConfigError, VmConfig, shown};
-use kemari_api::{VmName, place};
+use kemari_api::{VmName, note, place};
 
 use crate::actions::shutdown;
 use crate::environment::{CheckLevel, Environment};
 use crate::exit::{Code, Failure, inform};
 
-/// The variable of the note, which the systemd unit reads as an environment file.
-const NOTE_KEY: &str = "KEMARI_CONFIG=";
 /// The device every VM needs.
 const KVM: &str = "/dev/kvm";
 /// The engine as the package installs it.
@@ -155,7 +152,7 @@ pub(crate) fn vm(path: &Path) -> Option<VmName> {
 }
 
 fn started_from(path: &Path) -> Option<VmName> {
-    let note = note_text(path);
+    let note = note::description(path);
     fs::read_dir(place::run_dir())
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -166,50 +163,10 @@ fn started_from(path: &Path) -> Option<VmName> {
         .and_then(|file| file.file_stem()?.to_str()?.parse().ok())
 }
 
-/// Writes the note that `path` describes `vm`, for the unit and for later actions.
-///
-/// # Errors
-/// What the file system said.
-pub(crate) fn leave_note(vm: &VmName, path: &Path) -> io::Result<()> {
-    replace(&place::unit_environment(vm), &note_text(path))
-}
-
-/// Removes the note.
-///
-/// # Errors
-/// What the file system said; a note that is not there is none.
-pub(crate) fn remove_note(vm: &VmName) -> io::Result<()> {
-    remove(&place::unit_environment(vm))
-}
-
-fn note_text(path: &Path) -> String {
-    format!("{NOTE_KEY}{}\n", path.display())
-}
-
-/// Writes a whole file in one step: a reader finds the old text or the new one.
-pub(crate) fn replace(path: &PathBuf, text: &str) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        // As tmpfiles.d makes it: control sockets are root's.
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(directory)?;
-    }
-    let mut new = path.clone().into_os_string();
-    new.push(".new");
-    fs::write(&new, text)?;
-    fs::rename(&new, path)
-}
-
-/// Removes a file that may be missing.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn with_config(path: &str) -> Environment {
         Environment {

@@ -7,10 +7,9 @@
 use std::time::Duration;
 
 use kemari_api::replica::{self, ConnectError, ReplicaProxy, ReplicaStatus};
+use kemari_api::unit::Systemd;
 use kemari_api::{Role, VmName, place};
 use tokio::time::{sleep, timeout};
-
-use crate::unit::Systemd;
 
 /// Between two attempts to reach an engine.
 const LOOK: Duration = Duration::from_millis(20);

@@ -74,6 +74,8 @@ pub(crate) struct Environment {
     pub(crate) resource: Option<String>,
     /// Pacemaker's name of this node.
     pub(crate) node: Option<String>,
+    /// Where `migrate_to` is to hand the guest over to.
+    pub(crate) migrate_target: Option<String>,
     /// What becomes of the replicas; `None` if Pacemaker did not say.
     pub(crate) transition: Option<Transition>,
     /// What the resource is to Pacemaker. Only Pacemaker's word counts: see `under_pacemaker`.
@@ -118,6 +120,7 @@ impl Environment {
             shutdown_timeout: lookup("OCF_RESKEY_shutdown_timeout").filter(|text| !text.is_empty()),
             resource: lookup("OCF_RESOURCE_INSTANCE").filter(|name| !name.is_empty()),
             node: meta("on_node").filter(|name| !name.is_empty()),
+            migrate_target: meta("migrate_target").filter(|name| !name.is_empty()),
             transition: Transition::read(meta),
             form: Form::read(meta),
             check: CheckLevel::read(lookup("OCF_CHECK_LEVEL").as_deref()),

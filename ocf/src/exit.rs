@@ -15,6 +15,8 @@ pub(crate) enum Code {
     Success = 0,
     /// `OCF_ERR_GENERIC`: failed; Pacemaker recovers.
     Generic = 1,
+    /// `OCF_ERR_ARGS`: what Pacemaker says makes no sense.
+    Arguments = 2,
     /// `OCF_ERR_UNIMPLEMENTED`: there is no such action.
     Unimplemented = 3,
     /// `OCF_ERR_PERM`: a permission is missing on this node.

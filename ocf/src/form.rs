@@ -4,7 +4,7 @@
 //! Pacemaker hands the limits of a clone to each action of its instances, those of promotion only to
 //! a promotable one's (Pacemaker's `clone_append_meta`; resource-agents' `ocf_is_ms` goes by the same).
 
-use crate::assigned::Assigned;
+use kemari_api::Assigned;
 
 /// What the resource is to Pacemaker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub(crate) enum Form {
     /// An instance of a promotable clone: one runs the guest, the other one holds its state.
     #[default]
     Promotable,
-    /// A primitive by itself: it runs the guest, and has no passive replica of Pacemaker's.
+    /// A primitive by itself: it runs the guest, and the agents keep the passive replica.
     Plain,
     /// An instance of a clone that is not promotable, which no VM can be.
     Cloned,

@@ -9,10 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kemari_api::replica::ReplicaStatus;
-use kemari_api::{Role, VmName};
+use kemari_api::{Assigned, Role, VmName};
 use tokio::time::{Instant, timeout};
 
-use crate::assigned::Assigned;
 use crate::cluster;
 use crate::engine::{self, Contact, Engine};
 use crate::environment::Environment;

@@ -6,15 +6,14 @@
 //! is kept). Pacemaker then demotes what it promotes again a moment later. Where a demotion would cost the
 //! guest, its scheduler is asked again first: crm_simulate(8) on the live cluster.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
-use tokio::process::Command;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::exit::warn;
+use crate::scheduler::{attribute, simulate};
 
 /// How long missing scores may take to be there again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,20 +59,6 @@ pub(crate) async fn ask(resource: &str, node: &str, left: Duration) -> Intention
     last
 }
 
-async fn simulate() -> Result<String, String> {
-    let mut command = Command::new("crm_simulate");
-    command
-        .args(["--live-check", "--simulate", "--output-as=xml"])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = command.output().await.map_err(|error| error.to_string())?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-    }
-}
-
 /// What a simulated transition comes to.
 fn read(xml: &str, resource: &str, node: &str) -> Intention {
     // An instance of a unique clone has a number.
@@ -113,11 +98,6 @@ fn read(xml: &str, resource: &str, node: &str) -> Intention {
             Err(_) => return Intention::Unknown,
         }
     }
-}
-
-fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
-    let attribute = tag.try_get_attribute(name).ok()??;
-    Some(attribute.value.into_owned())
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ocf:kemari:vm`, the resource agent, installed as `/usr/lib/ocf/resource.d/kemari/vm`.
 //!
-//! Cloned as promotable it shows both replicas; as a plain primitive it is one VM without a passive
-//! replica (`form.rs`).
+//! Cloned as promotable it shows both replicas; as a plain primitive it is the active one, and the agents keep the
+//! passive one (`form.rs`, `actions/plain.rs`).
 //!
 //! It translates Pacemaker's actions into requests to the engine of a VM, to systemd and to the
 //! node's kemari-agent, and their answers into OCF exit codes. It decides nothing about who may
 //! run: a promotion is asked of the agent, which knows the other nodes.
 //!
 //! Invariants: every error has an exit reason; no action outlives the timeout Pacemaker gave it;
-//! `stop` succeeds only when no engine is left; `monitor` tells running, failed and cleanly stopped
+//! `stop` succeeds only when no engine is left, or of a plain primitive one without a guest that the agent keeps; `monitor` tells running, failed and cleanly stopped
 //! apart (see `actions/monitor.rs`); a replica whose state may be old gets no promotion score (see
 //! `score.rs`).
 #![forbid(unsafe_code)]
@@ -19,9 +19,9 @@ use std::process::ExitCode;
 
 mod action;
 mod actions;
-mod assigned;
 mod cluster;
 mod description;
+mod destination;
 mod engine;
 mod environment;
 mod exit;
@@ -32,6 +32,7 @@ mod metadata;
 #[cfg(test)]
 mod reference;
 mod resource;
+mod scheduler;
 mod score;
 #[cfg(test)]
 mod tests;

@@ -34,8 +34,11 @@ that one continues; neither the guest nor its clients can tell.
 The agent kemari-agent of the node decides who may run; this resource agent translates Pacemaker's \
 actions. It needs corosync, kemari-agent and /dev/kvm on each node that runs a replica, and the \
 meta attributes promotable=true notify=true promoted-max=1 and clone-max, the number of hosts that \
-have a disk of the machine, at least 2. As a plain primitive, without a clone, it runs one guest \
-without protection, on the node where it ran last.";
+have a disk of the machine, at least 2.
+
+As a plain primitive, without a clone, it is the instance that runs the guest, and the agents keep \
+the passive one on the other nodes that have the description. It starts and moves to where that is: \
+the guest goes on.";
 
 /// A parameter of the resource.
 #[derive(Debug)]
@@ -249,6 +252,8 @@ mod tests {
     <action name=\"promote\" timeout=\"60s\"/>
     <action name=\"demote\" timeout=\"60s\"/>
     <action name=\"notify\" timeout=\"20s\"/>
+    <action name=\"migrate_to\" timeout=\"60s\"/>
+    <action name=\"migrate_from\" timeout=\"60s\"/>
     <action name=\"reload-agent\" timeout=\"20s\"/>
     <action name=\"validate-all\" timeout=\"20s\"/>
     <action name=\"meta-data\" timeout=\"5s\"/>

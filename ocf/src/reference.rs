@@ -41,9 +41,10 @@ const AFTER_CODES: &str = "
 What helps against each: [Under Pacemaker](pacemaker.md#exit-codes-and-remedies).
 ";
 
-const CODES: [Code; 9] = [
+const CODES: [Code; 10] = [
     Code::Success,
     Code::Generic,
+    Code::Arguments,
     Code::Unimplemented,
     Code::Permission,
     Code::Installed,
@@ -63,6 +64,10 @@ fn told(code: Code) -> (&'static str, &'static str) {
         Code::Generic => (
             "OCF_ERR_GENERIC",
             "failed, refused, or not done in time: the reason says what",
+        ),
+        Code::Arguments => (
+            "OCF_ERR_ARGS",
+            "`migrate_to` was told no node to migrate to",
         ),
         Code::Unimplemented => ("OCF_ERR_UNIMPLEMENTED", "no such action"),
         Code::Permission => (

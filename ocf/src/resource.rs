@@ -7,9 +7,8 @@
 use std::fs;
 use std::io;
 
+use kemari_api::note::{remove, replace};
 use kemari_api::{VmName, place};
-
-use crate::description::{remove, replace};
 
 /// Notes the resource's name; one that is noted already costs a look.
 ///

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The plain primitive, as Pacemaker calls it without a clone: on a real bus with a stand-in for
-//! kemari-agent, against a stand-in for an engine.
+//! kemari-agent, against a stand-in for an engine, with a stand-in for Pacemaker's scheduler.
 
 mod common;
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -109,7 +111,7 @@ fn exit(agent: &mut Command) -> Option<i32> {
 }
 
 #[test]
-fn a_start_runs_the_guest_by_the_agents_leave_and_says_what_is_missing() {
+fn a_start_runs_the_guest_by_the_agents_leave_or_finds_that_it_does() {
     let Some(bus) = Bus::start() else { return };
     for before in [Role::Waiting, Role::Passive, Role::Active] {
         let node = node();
@@ -120,19 +122,15 @@ fn a_start_runs_the_guest_by_the_agents_leave_and_says_what_is_missing() {
             agent.env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address);
             agent
         };
-        let probed = if before == Role::Active { 0 } else { 7 };
-        assert_eq!(exit(&mut run("monitor")), Some(probed), "{before}");
-        for _ in 0..2 {
-            let output = run("start").output().expect("it runs");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(0), "{said}");
-            assert!(said.contains("without protection"), "{said}");
-            assert!(said.contains("promotable=true"), "{said}");
+        // A replica that the agents promoted is not Pacemaker's before it was started.
+        assert_eq!(exit(&mut run("monitor")), Some(7), "{before}");
+        for action in ["start", "start", "migrate_from"] {
+            assert_eq!(exit(&mut run(action)), Some(0), "{before} {action}");
             assert_eq!(*role.lock().expect("not poisoned"), Role::Active);
             assert_eq!(exit(&mut run("monitor")), Some(0));
         }
         *role.lock().expect("not poisoned") = Role::Waiting;
-        fails(&mut run("monitor"), 1, "waiting: it stands in");
+        fails(&mut run("monitor"), 7, "waiting: it stands in");
     }
 }
 
@@ -153,23 +151,128 @@ fn a_start_that_the_agent_refuses_or_does_not_hear_runs_nothing() {
     assert_eq!(exit(&mut plain(&node, "monitor")), Some(7));
 }
 
+/// A scheduler whose plan has the resource on these nodes, and then on those.
+fn scheduler(node: &Node, before: &[&str], after: &[&str]) {
+    let section = |name: &str, nodes: &[&str]| {
+        let nodes: String = nodes
+            .iter()
+            .map(|node| format!("<node name='{node}' id='1'/>"))
+            .collect();
+        format!("<{name}><resources><resource id='vm'>{nodes}</resource></resources></{name}>")
+    };
+    let script = format!(
+        "#!/bin/sh\ncat <<'XML'\n<pacemaker-result>{}{}</pacemaker-result>\nXML\n",
+        section("cluster_status", before),
+        section("revised_cluster_status", after)
+    );
+    let path = node.path("crm_simulate");
+    fs::write(&path, script).expect("writable");
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its own file");
+}
+
+/// A stop as Pacemaker asks for it, with that scheduler.
+fn stop(node: &Node) -> Command {
+    let mut stop = plain(node, "stop");
+    let path = node.path("");
+    stop.env("OCF_RESOURCE_INSTANCE", "vm")
+        .env("OCF_RESKEY_CRM_meta_on_node", "node1")
+        .env("PATH", format!("{}:/usr/bin:/bin", path.display()));
+    stop
+}
+
 #[test]
-fn a_stop_shuts_the_guest_down_and_a_guest_that_went_away_is_told() {
+fn a_stop_shuts_the_guest_down_where_the_vm_is_stopped_or_restarted() {
+    for (what, after) in [("stopped", &[][..]), ("restarted", &["node1"])] {
+        let node = node();
+        scheduler(&node, &["node1"], after);
+        let guest = Guest {
+            off: Some(Arc::default()),
+            paired: true,
+            ..Guest::default()
+        };
+        let engine = serve_guest(&node, Role::Active, guest.clone());
+        fs::write(node.path("vm.role"), "Started\n").expect("writable");
+        fs::write(node.path("vm.kept"), "").expect("writable");
+        assert_eq!(exit(&mut stop(&node)), Some(0), "{what}");
+        assert_eq!(guest.pressed.load(Ordering::SeqCst), 1, "{what}");
+        assert_eq!(exit(&mut plain(&node, "monitor")), Some(7));
+        assert!(!node.path("vm.kept").exists(), "nothing is kept");
+        drop(engine);
+        fs::write(node.path("vm.role"), "Started\n").expect("writable");
+        fs::write(node.path("vm.kept"), "").expect("writable");
+        fails(&mut plain(&node, "monitor"), 7, "without being asked");
+    }
+}
+
+#[test]
+fn a_stop_that_is_half_of_a_move_hands_the_guest_over() {
+    for (before, after, left) in [
+        (&["node1"][..], &["node2"][..], Role::Waiting),
+        // A node that was silent is back: Pacemaker stops both, and the guest goes on.
+        (&["node1", "node2"], &["node1"], Role::Active),
+        (&["node1", "node2"], &["node2"], Role::Active),
+    ] {
+        let node = node();
+        scheduler(&node, before, after);
+        let guest = Guest {
+            paired: true,
+            ..Guest::default()
+        };
+        let (_engine, role) = serve_guest(&node, Role::Active, guest.clone());
+        fs::write(node.path("vm.role"), "Started\n").expect("writable");
+        assert_eq!(exit(&mut stop(&node)), Some(0));
+        assert_eq!(*role.lock().expect("not poisoned"), left);
+        assert_eq!(guest.pressed.load(Ordering::SeqCst), 0);
+        assert_eq!(exit(&mut plain(&node, "monitor")), Some(7));
+        assert!(node.path("vm.kept").exists(), "it is the agent's now");
+        // Again, as Pacemaker does after migrate_to.
+        assert_eq!(exit(&mut stop(&node)), Some(0));
+        assert_eq!(*role.lock().expect("not poisoned"), left);
+    }
+}
+
+#[test]
+fn a_replica_that_the_agent_keeps_is_nothing_that_runs() {
+    for role in [Role::Waiting, Role::Passive, Role::Outdated, Role::Active] {
+        let node = node();
+        let _engine = serve(&node, role);
+        fs::write(node.path("vm.kept"), "").expect("writable");
+        assert_eq!(exit(&mut plain(&node, "monitor")), Some(7), "{role}");
+    }
+}
+
+#[test]
+fn a_migration_goes_to_the_node_that_holds_the_state_and_no_other() {
     let node = node();
+    let migrate = |target: Option<&str>| {
+        let mut migrate = plain(&node, "migrate_to");
+        if let Some(target) = target {
+            migrate.env("OCF_RESKEY_CRM_meta_migrate_target", target);
+        }
+        migrate
+    };
     let guest = Guest {
-        off: Some(Arc::default()),
-        // Even if somebody keeps a passive replica by hand: Pacemaker stops the VM.
         paired: true,
         ..Guest::default()
     };
-    let engine = serve_guest(&node, Role::Active, guest.clone());
-    assert_eq!(exit(&mut plain(&node, "monitor")), Some(0), "it is adopted");
-    assert_eq!(exit(&mut plain(&node, "stop")), Some(0));
-    assert_eq!(guest.pressed.load(Ordering::SeqCst), 1);
-    assert_eq!(exit(&mut plain(&node, "monitor")), Some(7));
-    drop(engine);
-    std::fs::write(node.path("vm.role"), "Started\n").expect("writable");
-    fails(&mut plain(&node, "monitor"), 7, "without being asked");
+    let (_engine, role) = serve_guest(&node, Role::Active, guest);
+    fails(&mut migrate(None), 2, "no node");
+    fails(&mut migrate(Some("node3")), 1, "(in sync with: node2)");
+    assert_eq!(*role.lock().expect("not poisoned"), Role::Active);
+    for _ in 0..2 {
+        assert_eq!(exit(&mut migrate(Some("node2"))), Some(0));
+        assert_eq!(*role.lock().expect("not poisoned"), Role::Waiting);
+    }
+}
+
+#[test]
+fn a_guest_without_a_passive_replica_is_not_migrated() {
+    let node = node();
+    let (_engine, role) = serve(&node, Role::Active);
+    let mut migrate = plain(&node, "migrate_to");
+    migrate.env("OCF_RESKEY_CRM_meta_migrate_target", "node2");
+    fails(&mut migrate, 1, "(in sync with: none)");
+    assert_eq!(*role.lock().expect("not poisoned"), Role::Active);
 }
 
 #[test]

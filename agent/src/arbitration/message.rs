@@ -105,6 +105,12 @@ pub enum Message {
         /// Who holds it.
         holder: NodeName,
     },
+    /// The sender's passive replica is to go on with the guest: the agent of the node that runs it has the engine
+    /// hand over. It grants nothing; agents of an earlier release ignore it.
+    Fetch {
+        /// The VM.
+        vm: VmName,
+    },
 }
 
 /// Why a message was not understood.

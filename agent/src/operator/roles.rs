@@ -34,13 +34,6 @@ pub(super) async fn handover(vm: &VmName, patience: Duration) -> anyhow::Result<
          there, and node {to} goes on from the last commit."
     );
     let resource = pacemaker::needed(vm, &by_hand).await?;
-    if resource.clone.is_none() {
-        return Err(Ended::refused(format!(
-            "Resource {} is no promotable clone: there is no passive replica to hand over to",
-            resource.primitive
-        ))
-        .into());
-    }
     pacemaker::move_to(&resource, &to).await?;
     let moved = until_active_on(vm, &to, patience).await;
     // Also when it did not come about: nothing shall move later, when nobody looks.

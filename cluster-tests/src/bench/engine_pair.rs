@@ -30,6 +30,8 @@ pub struct Shape {
     pub cmdline: String,
     /// Lines of `[replication]`.
     pub replication: String,
+    /// Lines of `[memory]`.
+    pub memory: String,
 }
 
 /// The engine's programs, which lie beside this one.
@@ -163,7 +165,7 @@ impl EnginePair {
                  [console]\noutput = {output:?}\n[sandbox]\nuser = \"nobody\"\n[replication]\nport = {port}\n",
                 shape.memory_mib, shape.vcpus, shape.cmdline
             );
-            let _ = writeln!(text, "{}", shape.replication);
+            let _ = writeln!(text, "{}\n[memory]\n{}", shape.replication, shape.memory);
             text
         };
         let address = format!("kemari:tcp:127.0.0.1:{port}");

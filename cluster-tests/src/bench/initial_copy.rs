@@ -19,6 +19,8 @@ const MIB: f64 = 200_000.0 * 4096.0 / (1024.0 * 1024.0);
 pub struct Rates {
     /// From `migrate` to the first commit, pages as they are.
     pub copy: f64,
+    /// The same to a passive replica that took its memory before (`memory.prefault`).
+    pub prefaulted: f64,
     /// One TCP connection of iperf3 for two seconds.
     pub iperf3: f64,
 }
@@ -28,17 +30,24 @@ pub struct Rates {
 /// # Errors
 /// When an engine or iperf3 fails.
 pub fn measure() -> Result<Rates> {
+    Ok(Rates {
+        copy: copy("")?,
+        prefaulted: copy("prefault = true")?,
+        iperf3: iperf3()?,
+    })
+}
+
+fn copy(memory: &str) -> Result<f64> {
     let pair = EnginePair::start(&Shape {
         memory_mib: 1024,
         vcpus: 1,
         cmdline: format!("fill={PAGES} quiet=100000"),
         replication: "compression = \"off\"\npeer_timeout_ms = 20000".to_owned(),
+        memory: memory.to_owned(),
     })?;
+    // The passive engine takes its memory while the guest fills its own.
     let took = pair.protect()?;
-    Ok(Rates {
-        copy: MIB / took.as_secs_f64(),
-        iperf3: iperf3()?,
-    })
+    Ok(MIB / took.as_secs_f64())
 }
 
 struct Server(Child);

@@ -38,6 +38,7 @@ pub fn shape(memory_mib: u32, vcpus: u8, pages: u32, epoch_ms: u32) -> Shape {
         memory_mib,
         vcpus,
         cmdline: format!("fill={pages} pages={pages}"),
+        memory: String::new(),
         replication: format!(
             "epoch_ms_max = {epoch_ms}\npolicy = \"throughput\"\ncompression = \"off\"\npeer_timeout_ms = 20000"
         ),

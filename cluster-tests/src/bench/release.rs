@@ -29,6 +29,7 @@ pub fn measure(policy: &str) -> Result<Answers> {
         memory_mib: 256,
         vcpus: 1,
         cmdline: "fill=100 pages=100".to_owned(),
+        memory: String::new(),
         replication: format!("policy = {policy:?}\npeer_timeout_ms = 20000"),
     };
     let mut pair = EnginePair::start(&shape)?;

@@ -178,6 +178,12 @@ fn copied(report: &mut Report) -> Result<()> {
         &Figure::new("initial-copy", rates.copy, "MiB/s")
             .beside("iperf3", rates.iperf3)
             .aiming_at(Target::PartOfBaselineAtLeast(0.7)),
+    )?;
+    report.add(
+        &Figure::new("initial-copy", rates.prefaulted, "MiB/s")
+            .with("prefault", true)
+            .beside("iperf3", rates.iperf3)
+            .aiming_at(Target::PartOfBaselineAtLeast(0.7)),
     )
 }
 

@@ -98,6 +98,10 @@ pub trait Agent {
     /// done. Returns when the guest executes, or fails.
     fn promote(&self, vm: &VmName) -> zbus::Result<()>;
 
+    /// Asks the agent of the node that runs `vm` to hand the guest over to the passive replica here, which must be in
+    /// sync. Returns when it is asked; then [`promote`](Self::promote) takes the guest.
+    fn fetch(&self, vm: &VmName) -> zbus::Result<()>;
+
     /// What each agent is known to have recorded of `vm`, the asked one's own vote first.
     fn votes(&self, vm: &VmName) -> zbus::Result<Vec<Vote>>;
 

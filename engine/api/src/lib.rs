@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod assigned;
 #[cfg(feature = "cluster-key")]
 pub mod cluster_key;
 pub mod config;
@@ -14,10 +15,13 @@ pub mod console;
 pub mod counter;
 pub mod figures;
 pub mod name;
+pub mod note;
 pub mod place;
 pub mod replica;
 pub mod role;
+pub mod unit;
 
+pub use assigned::Assigned;
 pub use counter::{Epoch, Generation};
 pub use name::{NodeName, VmName};
 pub use role::{Licence, Role};

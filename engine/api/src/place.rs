@@ -57,3 +57,15 @@ pub fn resource(vm: &VmName) -> PathBuf {
 pub fn assigned_role(vm: &VmName) -> PathBuf {
     run_dir().join(format!("{vm}.role"))
 }
+
+/// Where the agent notes that the engine of this VM is the passive replica of a plain primitive, which it keeps.
+#[must_use]
+pub fn kept(vm: &VmName) -> PathBuf {
+    run_dir().join(format!("{vm}.kept"))
+}
+
+/// The name of the VM whose note this file is.
+#[must_use]
+pub fn vm_of_kept(file_name: &str) -> Option<VmName> {
+    file_name.strip_suffix(".kept")?.parse().ok()
+}

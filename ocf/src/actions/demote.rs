@@ -15,17 +15,16 @@
 //! provisional promotion.
 
 use kemari_api::replica::{ReplicaStatus, refusal_text};
-use kemari_api::{Licence, Role};
+use kemari_api::unit::Systemd;
+use kemari_api::{Assigned, Licence, Role};
 use tokio::time::timeout;
 
 use super::shutdown::{self, Guest, Step};
 use super::{start, stop};
-use crate::assigned::Assigned;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, inform, warn};
 use crate::instance::Instance;
 use crate::intention::{self, Intention};
-use crate::unit::Systemd;
 
 /// Demotes; a replica that is not active is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {

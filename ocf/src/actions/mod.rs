@@ -20,6 +20,7 @@ mod demote;
 mod liveness;
 mod monitor;
 mod notify;
+mod plain;
 mod promote;
 mod reload;
 pub(crate) mod shutdown;
@@ -90,6 +91,8 @@ async fn within_time(action: Action, instance: &Instance) -> Outcome {
             Action::Promote => promote::run(instance).await,
             Action::Demote => demote::run(instance).await,
             Action::Notify => notify::run(instance).await,
+            Action::MigrateTo => plain::migrate_to(instance).await,
+            Action::MigrateFrom => plain::migrate_from(instance).await,
             Action::MetaData | Action::ReloadAgent | Action::ValidateAll => Ok(Code::Success),
         }
     };
@@ -140,7 +143,11 @@ fn instance_of(
 /// error, or a witness without the file would keep the VM from running anywhere.
 fn without_vm(action: Action) -> Code {
     match action {
-        Action::Monitor | Action::Promote | Action::Demote => Code::NotRunning,
+        Action::Monitor
+        | Action::Promote
+        | Action::Demote
+        | Action::MigrateTo
+        | Action::MigrateFrom => Code::NotRunning,
         _ => Code::Success,
     }
 }

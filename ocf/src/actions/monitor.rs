@@ -19,26 +19,26 @@
 //! A plain primitive has no roles; here a replica that is not active runs nothing:
 //!
 //! ```text
-//!  assigned     stopped  dead  mute  waiting  passive  active      outdated
-//!  -----------  -------  ----  ----  -------  -------  ----------  --------
-//!  nothing            7     7     1        7        7  0            1
-//!  Started            7     7     1        1        1  0            1
+//!  assigned     stopped  dead  mute  waiting  passive  active       outdated
+//!  -----------  -------  ----  ----  -------  -------  -----------  --------
+//!  nothing            7     7  1 *         7        7  7 (provis.)  1 *
+//!  Started            7     7     1        7        7  0            7
 //! ```
 //!
-//! with a reason beside each failure, so also beside the 7 of a guest that should run. A resource
-//! whose form was changed while it ran keeps its replica: what was started plain is unpromoted in the
+//! with a reason beside each failure, so also beside the 7 of a guest that should run. "*": 7 if the agent keeps
+//! that replica, which is nothing that Pacemaker could have started. A resource whose form was changed while it ran keeps its replica: what was started plain is unpromoted in the
 //! clone until Pacemaker promotes it, and what was promoted in a clone is started.
 //!
-//! "provis.": the agents promoted it before Pacemaker did. Pacemaker calls `promote` when it has
-//! computed that, and finds the work done. An outdated replica is reported as failed so that
+//! "provis.": the agents promoted it before Pacemaker did. Pacemaker calls `promote`, or `start`, when it has
+//! computed that, and finds the work done. A probe of a plain primitive does not find it before: while its old
+//! node is to be fenced, Pacemaker would take the VM for one that runs twice, and stop both. An outdated replica is reported as failed so that
 //! Pacemaker restarts it: restarted it waits, and is resynchronised. At `OCF_CHECK_LEVEL` 10 a
 //! replica that is as assigned must also work (see `liveness.rs`).
 
-use kemari_api::Role;
 use kemari_api::replica::ReplicaStatus;
+use kemari_api::{Assigned, Role, note};
 
 use super::liveness;
-use crate::assigned::Assigned;
 use crate::engine::Engine;
 use crate::environment::{CheckLevel, Expected};
 use crate::exit::{Code, Failure, Outcome};
@@ -58,7 +58,7 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
     let engine = instance.observe().await;
     let assigned = instance.assigned();
     let verdict = match instance.form() {
-        Form::Plain => judge_plain(assigned, &engine),
+        Form::Plain => judge_plain(assigned, &engine, note::is_kept(&instance.vm)),
         Form::Promotable | Form::Cloned => judge(assigned, instance.environment.expected, &engine),
     };
     if let Some(role) = verdict.adopt {
@@ -106,24 +106,23 @@ fn judge(assigned: Option<Assigned>, expected: Option<Expected>, engine: &Engine
     Verdict { outcome, adopt }
 }
 
-fn judge_plain(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
-    let should_run = matches!(assigned, Some(Assigned::Started | Assigned::Promoted));
+fn judge_plain(assigned: Option<Assigned>, engine: &Engine, is_kept: bool) -> Verdict {
+    let should_run = assigned.is_some_and(Assigned::is_to_run);
+    let runs = engine.role() == Some(Role::Active);
     let outcome = match engine {
-        Engine::Answers(status) => match (status.role, should_run) {
-            (Role::Active, _) => Ok(Code::Success),
-            (Role::Waiting | Role::Passive, false) => Ok(Code::NotRunning),
-            _ => Err(Failure::generic(reason(engine))),
-        },
-        Engine::Mute(_) => Err(Failure::generic(reason(engine))),
-        Engine::Stopped | Engine::Dead(_) if should_run => {
-            Err(Failure::new(Code::NotRunning, reason(engine)))
+        _ if should_run && runs => Ok(Code::Success),
+        Engine::Mute(_) if should_run || !is_kept => Err(Failure::generic(reason(engine))),
+        _ if should_run => Err(Failure::new(Code::NotRunning, reason(engine))),
+        Engine::Answers(status) if status.role == Role::Outdated && !is_kept => {
+            Err(Failure::generic(reason(engine)))
         }
-        Engine::Stopped | Engine::Dead(_) => Ok(Code::NotRunning),
+        _ => Ok(Code::NotRunning),
     };
-    let runs = engine.role() == Some(Role::Active) && assigned != Some(Assigned::Started);
+    // It was promoted in a clone.
+    let adopt = should_run && runs && assigned != Some(Assigned::Started);
     Verdict {
         outcome,
-        adopt: runs.then_some(Assigned::Started),
+        adopt: adopt.then_some(Assigned::Started),
     }
 }
 
@@ -193,6 +192,14 @@ mod tests {
         judge(assigned, None, engine)
     }
 
+    fn judge_kept(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
+        judge_plain(assigned, engine, true)
+    }
+
+    fn judge_other(assigned: Option<Assigned>, engine: &Engine) -> Verdict {
+        judge_plain(assigned, engine, false)
+    }
+
     fn codes_by(
         judge: fn(Option<Assigned>, &Engine) -> Verdict,
         assigned: Option<Assigned>,
@@ -239,13 +246,14 @@ mod tests {
 
     #[test]
     fn the_table_of_the_plain_form_holds() {
-        assert_eq!(codes_by(judge_plain, NOTHING), [7, 7, 1, 7, 7, 0, 1]);
-        assert_eq!(codes_by(judge_plain, STARTED), [7, 7, 1, 1, 1, 0, 1]);
-        for engine in engines() {
-            let adopts = |assigned| judge_plain(assigned, &engine).adopt;
-            let active = engine.role() == Some(Role::Active);
-            assert_eq!(adopts(NOTHING), STARTED.filter(|_| active));
-            assert_eq!(adopts(STARTED), None);
+        assert_eq!(codes_by(judge_other, NOTHING), [7, 7, 1, 7, 7, 7, 1]);
+        assert_eq!(codes_by(judge_kept, NOTHING), [7, 7, 7, 7, 7, 7, 7]);
+        for judge in [judge_other, judge_kept] {
+            assert_eq!(codes_by(judge, STARTED), [7, 7, 1, 7, 7, 0, 7]);
+            for engine in engines() {
+                assert_eq!(judge(NOTHING, &engine).adopt, None);
+                assert_eq!(judge(STARTED, &engine).adopt, None);
+            }
         }
     }
 
@@ -257,14 +265,14 @@ mod tests {
         assert_eq!(judge_probe(STARTED, &active).adopt, UNPROMOTED);
         // Cloned, then plain.
         assert_eq!(
-            codes_by(judge_plain, PROMOTED),
-            codes_by(judge_plain, STARTED)
+            codes_by(judge_other, PROMOTED),
+            codes_by(judge_other, STARTED)
         );
         assert_eq!(
-            codes_by(judge_plain, UNPROMOTED),
-            codes_by(judge_plain, NOTHING)
+            codes_by(judge_other, UNPROMOTED),
+            codes_by(judge_other, NOTHING)
         );
-        assert_eq!(judge_plain(PROMOTED, &active).adopt, STARTED);
+        assert_eq!(judge_other(PROMOTED, &active).adopt, STARTED);
     }
 
     #[test]

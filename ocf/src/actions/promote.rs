@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use kemari_api::Role;
+use kemari_api::{Assigned, Role};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::assigned::Assigned;
 use crate::cluster::{self, Answer};
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};

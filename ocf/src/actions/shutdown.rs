@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use kemari_api::replica::{ReplicaStatus, refusal_text};
+use kemari_api::unit::Systemd;
 use kemari_api::{Licence, Role, place};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -18,7 +19,6 @@ use crate::environment::Environment;
 use crate::exit::{Code, Failure, inform, warn};
 use crate::form::Form;
 use crate::instance::Instance;
-use crate::unit::Systemd;
 
 /// How long a guest may take when the parameter is not set.
 pub(crate) const TIMEOUT_DEFAULT_S: u32 = 30;

@@ -2,24 +2,19 @@
 //! `start`: the engine runs and waits. It is not promoted by this.
 //!
 //! A plain primitive has no `promote`, so its start does both: the agent decides by the same rules whether
-//! the replica here takes over or boots the guest. Such a guest has no passive replica, and the
-//! start says so.
+//! the replica here takes over or boots the guest.
 
 use kemari_api::replica::refusal_text;
-use kemari_api::{Role, place};
+use kemari_api::unit::Systemd;
+use kemari_api::{Assigned, note, place};
 
-use super::promote;
-use crate::assigned::Assigned;
-use crate::description;
+use super::plain;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
 use crate::form::Form;
 use crate::instance::Instance;
-use crate::unit::Systemd;
+use crate::unit;
 
-/// What a plain primitive is told.
-const UNPROTECTED: &str = "for a passive replica on a second node make the resource a promotable \
-     clone: meta promotable=true notify=true clone-max=2 promoted-max=1";
 /// What a clone of another kind is told.
 const NOT_PROMOTABLE: &str = "A VM can be cloned as a promotable resource only, or each instance would \
      run a guest: set meta promotable=true notify=true clone-max=2 promoted-max=1 on the clone";
@@ -41,26 +36,9 @@ pub(super) async fn run(instance: &Instance) -> Outcome {
         instance.remember(Assigned::Unpromoted)?;
     }
     if form == Form::Plain {
-        return run_guest(instance, &engine).await;
+        return plain::run_guest(instance, &engine).await;
     }
     instance.refresh_score(&engine).await;
-    Ok(Code::Success)
-}
-
-/// The guest of a plain primitive runs here.
-async fn run_guest(instance: &Instance, engine: &Engine) -> Outcome {
-    let role = engine.role().unwrap_or(Role::Waiting);
-    promote::make_active(instance, role)
-        .await
-        .map_err(|failure| {
-            let reason = format!("{failure}. This resource is a plain primitive; {UNPROTECTED}");
-            Failure::new(failure.code, reason)
-        })?;
-    instance.remember(Assigned::Started)?;
-    warn(format!(
-        "VM {} runs without protection: {UNPROTECTED}",
-        instance.vm
-    ));
     Ok(Code::Success)
 }
 
@@ -69,7 +47,7 @@ async fn run_guest(instance: &Instance, engine: &Engine) -> Outcome {
 /// # Errors
 /// Why systemd cannot, or how the engine ended.
 pub(super) async fn start_unit(instance: &Instance) -> Result<(), Failure> {
-    description::leave_note(&instance.vm, &instance.config).map_err(|error| {
+    note::describe(&instance.vm, &instance.config).map_err(|error| {
         Failure::generic(format!(
             "Cannot write {}: {error}; check the file system of /run",
             place::unit_environment(&instance.vm).display()
@@ -86,7 +64,7 @@ pub(super) async fn start_unit(instance: &Instance) -> Result<(), Failure> {
     let systemd = Systemd::connect().await.map_err(no_systemd)?;
     let before = systemd.look(&unit).await.map_err(no_systemd)?;
     if before.load != "loaded" {
-        return Err(before.failure(&unit));
+        return Err(unit::failure(&before, &unit));
     }
     if before.active == "failed"
         && let Err(error) = systemd.forget_end(&unit).await
@@ -97,6 +75,6 @@ pub(super) async fn start_unit(instance: &Instance) -> Result<(), Failure> {
     if state.active == "active" {
         Ok(())
     } else {
-        Err(state.failure(&unit))
+        Err(unit::failure(&state, &unit))
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `stop`: no process of the engine is left, and nothing is remembered.
+//! `stop`: no process of the engine is left, and nothing is remembered. A replica of a plain primitive that no longer has
+//! the guest is left to the agent, which keeps it as the passive one (`plain.rs`).
 //!
 //! A guest that still runs, and can go on nowhere else, is given time to shut down first.
 //!
@@ -8,22 +9,29 @@
 //! when systemd shuts the node down, such a job would wait for Pacemaker, and Pacemaker for it.
 
 use kemari_api::replica::refusal_text;
-use kemari_api::{Role, place};
+use kemari_api::unit::{Signal, Systemd, UnitState};
+use kemari_api::{Assigned, Role, note, place};
 use tokio::time::timeout;
 
+use super::plain::{self, Left};
 use super::shutdown::{self, Guest, Step};
-use crate::assigned::Assigned;
-use crate::description;
 use crate::engine::{self, Engine};
 use crate::exit::{Code, Failure, Outcome, warn};
+use crate::form::Form;
 use crate::instance::Instance;
 use crate::resource;
 use crate::score::Score;
-use crate::unit::{Signal, Systemd, UnitState};
 
 /// Stops the engine, however it is; a stopped one is done.
 pub(super) async fn run(instance: &Instance) -> Outcome {
-    let ends_by_itself = match instance.observe().await {
+    let engine = instance.observe().await;
+    let mut left = Left::ToEnd;
+    if instance.environment.under_pacemaker && instance.form() == Form::Plain {
+        left = plain::leave(instance, &engine).await?;
+    }
+    let ends_by_itself = match engine {
+        _ if left == Left::Kept => return Ok(Code::Success),
+        _ if left == Left::ToFailOver => false,
         Engine::Answers(status) => match shutdown::offer(instance, &status, Step::Stop).await {
             Ok(Guest::Off) => true,
             Ok(Guest::StillOn) => ask_to_end(instance, status.role == Role::Active).await,
@@ -124,7 +132,8 @@ async fn escalate(
 
 fn forget(instance: &Instance) -> Result<(), Failure> {
     Assigned::forget(&instance.vm)
-        .and_then(|()| description::remove_note(&instance.vm))
+        .and_then(|()| note::undescribe(&instance.vm))
+        .and_then(|()| note::keep_no_more(&instance.vm))
         .and_then(|()| resource::forget(&instance.vm))
         .map_err(|error| {
             Failure::generic(format!(

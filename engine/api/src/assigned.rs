@@ -3,19 +3,19 @@
 //!
 //! The agents promote a replica before Pacemaker has computed anything. Until Pacemaker calls
 //! `promote`, `monitor` must report the role Pacemaker knows, or it would take the promotion for an
-//! error. The note lies under /run: after a reboot nothing is assigned.
+//! error. The note lies under /run: after a reboot nothing is assigned. The agent reads it, too: what Pacemaker
+//! has started it leaves alone.
 
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 
-use kemari_api::{VmName, place};
-
-use crate::description::{remove, replace};
+use crate::note::{remove, replace};
+use crate::{VmName, place};
 
 /// The role Pacemaker assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Assigned {
+pub enum Assigned {
     /// Started or demoted.
     Unpromoted,
     /// Promoted.
@@ -39,7 +39,7 @@ impl Assigned {
     ///
     /// # Errors
     /// What the file system said; a missing file is none.
-    pub(crate) fn recall(vm: &VmName) -> io::Result<Option<Self>> {
+    pub fn recall(vm: &VmName) -> io::Result<Option<Self>> {
         match fs::read_to_string(place::assigned_role(vm)) {
             Ok(text) => Ok(Self::named(text.trim())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -51,7 +51,7 @@ impl Assigned {
     ///
     /// # Errors
     /// What the file system said.
-    pub(crate) fn remember(self, vm: &VmName) -> io::Result<()> {
+    pub fn remember(self, vm: &VmName) -> io::Result<()> {
         replace(&place::assigned_role(vm), &format!("{self}\n"))
     }
 
@@ -59,8 +59,14 @@ impl Assigned {
     ///
     /// # Errors
     /// What the file system said; a missing file is none.
-    pub(crate) fn forget(vm: &VmName) -> io::Result<()> {
+    pub fn forget(vm: &VmName) -> io::Result<()> {
         remove(&place::assigned_role(vm))
+    }
+
+    /// Whether the replica here is Pacemaker's to run: it started or promoted it, and did not stop it since.
+    #[must_use]
+    pub const fn is_to_run(self) -> bool {
+        matches!(self, Self::Promoted | Self::Started)
     }
 
     fn named(text: &str) -> Option<Self> {
