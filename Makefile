@@ -109,6 +109,10 @@ campaign-pacemaker: root package ## What takes too long for make test: Pacemaker
 	$(CARGO) test --release --package kemari-cluster-tests --test pacemaker_decisions \
 		--test old_records --test hardware --test machines -- --ignored --nocapture --test-threads=1
 
+.PHONY: campaign-failover
+campaign-failover: root package ## A hundred failovers in a row (ten minutes)
+	KEMARI_FAILOVERS=100 $(CARGO) test --release --package kemari-cluster-tests --test failover in_a_row -- --nocapture
+
 .PHONY: campaign-cts
 campaign-cts: root package ## Run 100 tests of Pacemaker's cluster test suite with a VM as the resource (an hour)
 	$(CARGO) test --release --package kemari-cluster-tests --test cts -- --ignored --nocapture

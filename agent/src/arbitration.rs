@@ -413,6 +413,14 @@ impl Arbiter {
             .collect()
     }
 
+    /// Who holds the newest generation that any agent is known to have recorded.
+    #[must_use]
+    pub fn last_holder(&self, vm: &VmName) -> Option<NodeName> {
+        let votes = self.votes(vm);
+        let newest = votes.into_iter().max_by_key(|vote| vote.generation)?;
+        Some(newest.holder)
+    }
+
     /// How many nodes are configured.
     #[must_use]
     pub fn configured(&self) -> usize {

@@ -335,7 +335,8 @@ impl Daemon {
         pass_on(&self.movable, movable);
         pass_on(&self.running, running);
         pass_on(&self.unpromotable, score::unpromotable(view));
-        pass_on(&self.standings, kept::standings(view));
+        let standings = kept::standings(view, |vm| self.arbiter.last_holder(vm));
+        pass_on(&self.standings, standings);
     }
 
     fn hear_corosync(&mut self, input: corosync::Input) {

@@ -35,6 +35,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// So many looks without an answer, and Pacemaker has ended here.
 const SILENT_MAX: u32 = 3;
 
+/// So many looks in which Pacemaker has not noticed that the guest it started here is gone, and it is told.
+const UNNOTICED_MAX: u32 = 3;
+
 /// How a VM stands, seen from this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -44,19 +47,19 @@ pub struct Standing {
     pub in_sync: bool,
     /// A replica on another node that is heard has the guest.
     pub active_elsewhere: bool,
-    /// By this agent's records, the replica here had the guest last.
+    /// By the records that are heard of, the replica here had the guest last.
     pub ran_last_here: bool,
     /// The active replica here holds its outputs back, since it does not know what became of the passive one on this node,
     /// which has left the membership.
     pub lost: Option<NodeName>,
 }
 
-/// Of each VM that has a replica somewhere.
+/// Of each VM that has a replica somewhere, or that this agent has on record.
 pub type Standings = BTreeMap<VmName, Standing>;
 
-/// Computes them.
+/// Computes them. `holder` tells who holds the newest generation on record.
 #[must_use]
-pub fn standings(view: &ClusterView) -> Standings {
+pub fn standings(view: &ClusterView, holder: impl Fn(&VmName) -> Option<NodeName>) -> Standings {
     let mut standings = Standings::new();
     for replica in view.replicas.iter().filter(|replica| replica.present) {
         let status = &replica.status;
@@ -72,10 +75,9 @@ pub fn standings(view: &ClusterView) -> Standings {
             standing.lost = peer.filter(|peer| !view.members.contains(peer));
         }
     }
-    for (vm, _, holder) in &view.generations {
-        if let Some(standing) = standings.get_mut(vm) {
-            standing.ran_last_here = *holder == view.node;
-        }
+    for (vm, ..) in &view.generations {
+        let standing = standings.entry(vm.clone()).or_default();
+        standing.ran_last_here = holder(vm).as_ref() == Some(&view.node);
     }
     standings
 }
@@ -152,6 +154,7 @@ pub async fn keep(
         places: Places::default(),
         said: BTreeMap::new(),
         fenced: BTreeMap::new(),
+        unnoticed: BTreeMap::new(),
         inputs,
     };
     let mut look = interval(LOOK);
@@ -181,6 +184,8 @@ struct Keeper {
     said: BTreeMap<String, String>,
     /// Of which VMs the agent was told that the passive replica's node is fenced, and which node that is.
     fenced: BTreeMap<VmName, NodeName>,
+    /// In how many looks the guest that Pacemaker started here was not there.
+    unnoticed: BTreeMap<VmName, u32>,
     inputs: UnboundedSender<bus::Input>,
 }
 
@@ -222,10 +227,14 @@ impl Keeper {
             if standing.here == Some(Role::Active) {
                 self.places.constrain(&configuration, resource).await;
             }
+            let want = Want::of(&configuration, resource, self.node.as_str());
             if is_look {
                 self.look_for_fencing(&vm, standing).await;
+                let is_gone = standing.here != Some(Role::Active)
+                    && assigned.is_some_and(Assigned::is_to_run)
+                    && want == Want::Kept;
+                self.look_for_end(&vm, resource, is_gone).await;
             }
-            let want = Want::of(&configuration, resource, self.node.as_str());
             self.care(&vm, Some(resource), want, standing).await;
         }
         for vm in note::kept().difference(&named) {
@@ -246,6 +255,29 @@ impl Keeper {
             let (vm, node) = (vm.clone(), lost.clone());
             self.fenced.insert(vm.clone(), node.clone());
             let _ = self.inputs.send(bus::Input::PassiveGone { vm, node });
+        }
+    }
+
+    /// A primitive of one line has no monitor: nobody but the agent would tell Pacemaker that its guest is gone.
+    async fn look_for_end(&mut self, vm: &VmName, resource: &Resource, is_gone: bool) {
+        if !is_gone || self.silent > 0 {
+            self.unnoticed.remove(vm);
+            return;
+        }
+        let looks = self.unnoticed.entry(vm.clone()).or_default();
+        *looks += 1;
+        if *looks < UNNOTICED_MAX {
+            return;
+        }
+        *looks = 0;
+        let resource = &resource.primitive;
+        match pacemaker::fail(resource, &self.node).await {
+            Ok(()) => {
+                warn!(%vm, resource, "Pacemaker is told that the guest it started here is gone");
+            }
+            Err(reason) => {
+                warn!(%vm, resource, "Pacemaker cannot be told that its guest is gone: {reason}");
+            }
         }
     }
 
@@ -406,8 +438,10 @@ mod tests {
             passive.status.in_sync = true;
             let mut view = view(vec![passive, there.clone()]);
             let generation = Generation::new(3);
-            view.generations = vec![(vm.clone(), generation, holder.parse().unwrap())];
-            standings(&view).remove(&vm).unwrap()
+            view.generations = vec![(vm.clone(), generation, "n1".parse().unwrap())];
+            standings(&view, |_| holder.parse().ok())
+                .remove(&vm)
+                .unwrap()
         };
         let standing = |active_elsewhere, ran_last_here| Standing {
             in_sync: true,
@@ -430,7 +464,7 @@ mod tests {
             if member {
                 view.members.push("n9".parse().unwrap());
             }
-            standings(&view).remove(&vm).unwrap().lost
+            standings(&view, |_| None).remove(&vm).unwrap().lost
         };
         let n9: Option<NodeName> = "n9".parse().ok();
         assert_eq!(lost(Role::Active, Licence::Cut, false), n9);

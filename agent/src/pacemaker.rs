@@ -3,12 +3,14 @@
 
 mod attribute;
 mod configuration;
+mod failure;
 mod fenced;
 
 use quick_xml::events::BytesStart;
 
 pub(crate) use attribute::{forget, tell};
 pub(crate) use configuration::{Configuration, Resource};
+pub(crate) use failure::fail;
 pub(crate) use fenced::is_fenced;
 
 /// An attribute of an XML element.

@@ -15,8 +15,10 @@ use kemari_cluster_tests::protected::{Options, ProtectedVm, Replica};
 use kemari_cluster_tests::{ledger_vm, supervisor};
 
 /// Failovers in one run, and how many of them lose a whole node.
+/// Failovers in a row, unless `KEMARI_FAILOVERS` says another number.
 const FAILOVERS: usize = 50;
-const NODE_LOSSES: usize = 10;
+/// Every so many a node is lost; in the others an engine.
+const NODE_LOST_EACH: usize = 5;
 
 fn bed() -> Namespaces {
     ledger_vm::clustered(Namespaces::builder().nodes(3)).expect("the cluster forms")
@@ -99,19 +101,23 @@ fn now_us() -> u128 {
 }
 
 #[test]
-fn fifty_failovers_in_a_row_lose_and_double_nothing() {
+fn failovers_in_a_row_lose_and_double_nothing() {
     let _turn = supervisor::turn().expect("tests run as root");
     let bed = bed();
     let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
     vm.configure_with_crm()
         .expect("crm takes the configuration");
     let (mut engine_losses, mut node_losses) = (Figures::default(), Figures::default());
-    for round in 1..=FAILOVERS {
+    let failovers = std::env::var("KEMARI_FAILOVERS").map_or(FAILOVERS, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("KEMARI_FAILOVERS={text} is no number of failovers"))
+    });
+    for round in 1..=failovers {
         let (active, passive) = vm.wait_protected(bed.nodes()).expect("a pair forms");
         see_more(&vm, 200);
         let before = generation(&vm, &passive);
         let lost_us = now_us();
-        if round % (FAILOVERS / NODE_LOSSES) == 0 {
+        if round % NODE_LOST_EACH == 0 {
             bed.kill(&active).expect("power can be taken");
             vm.wait_active(&passive, before)
                 .expect("the passive one takes over");
@@ -131,7 +137,7 @@ fn fifty_failovers_in_a_row_lose_and_double_nothing() {
     engine_losses.print("engine killed");
     node_losses.print("node lost");
     judge(&vm.observer);
-    assert_eq!(vm.observer.takeovers().len(), FAILOVERS);
+    assert_eq!(vm.observer.takeovers().len(), failovers);
 }
 
 /// A VM whose console leaves by a socket that no cut cable reaches: an isolated replica that let

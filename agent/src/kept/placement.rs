@@ -9,7 +9,7 @@
 //!  passive, in sync                                              1000
 //!  none or waiting, the guest runs on another node              -INFINITY
 //!  passive, behind; outdated                                    -INFINITY
-//!  waiting, nothing runs, and it ran here last                    100
+//!  nothing runs, and by the records it ran here last              100
 //!  otherwise                                                    none
 //! ```
 //!
@@ -51,8 +51,8 @@ impl Place {
             Some(Role::Passive) if standing.in_sync => Self::Score(1_000),
             Some(Role::Passive | Role::Outdated) => Self::Never,
             _ if standing.active_elsewhere => Self::Never,
-            Some(Role::Waiting) if standing.ran_last_here => Self::Score(100),
-            Some(Role::Waiting) | None => Self::Any,
+            _ if standing.ran_last_here => Self::Score(100),
+            _ => Self::Any,
         }
     }
 }
@@ -221,8 +221,7 @@ mod tests {
                     assert_eq!(place(Some(Role::Passive)), passive);
                     assert_eq!(place(Some(Role::Outdated)), "-INFINITY");
                     assert_eq!(place(Some(Role::Waiting)), without);
-                    let nothing = if elsewhere { "-INFINITY" } else { "none" };
-                    assert_eq!(place(None), nothing);
+                    assert_eq!(place(None), without);
                 }
             }
         }

@@ -37,16 +37,28 @@ pub(super) async fn protect(vm: &VmName, address: Option<&str>) -> anyhow::Resul
         Some(address) => address.to_owned(),
         None => address_of_waiting(vm, &status).await?,
     };
-    proxy
-        .protect(&address)
-        .await
-        .map_err(|error| refused(&error))?;
+    if let Err(error) = proxy.protect(&address).await {
+        // The agents may have been first: they pair what waits.
+        let now = status_of(vm, &proxy).await?;
+        let pairs =
+            now.licence == Licence::Paired || address_of_pair(vm, &now).await? == Some(address);
+        if !pairs {
+            return Err(refused(&error));
+        }
+    }
     tokio::select! {
         biased;
         result = until_in_sync(vm, &proxy) => result?,
         never = progress::show(&proxy) => match never {},
     }
     print(&format!("VM {vm} is protected\n"))
+}
+
+/// Where the replica is that takes part in replication with this one.
+async fn address_of_pair(vm: &VmName, status: &ReplicaStatus) -> anyhow::Result<Option<String>> {
+    let view = ask_agent().await?;
+    let peer = replicas_of(&view, vm).find(|replica| replica.status.node.as_str() == status.peer);
+    Ok(peer.map(|replica| replica.status.listen.clone()))
 }
 
 /// Where a replica waits for this one, by the rule that the agents follow: under a solo licence

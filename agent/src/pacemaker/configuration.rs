@@ -219,13 +219,10 @@ impl Parser {
     fn location(&mut self, tag: &BytesStart<'_>) {
         self.found.locations.extend(attribute_of(tag, "id"));
         let told = |key: &str| attribute_of(tag, key);
-        // With a role it says where the role must not be, and nothing of the rest.
-        if let (Some(resource), Some(node), Some("-INFINITY"), None) = (
-            told("rsc"),
-            told("node"),
-            told("score").as_deref(),
-            told("role"),
-        ) {
+        // Of another role it says where that must not be, and nothing of the rest; crm_resource writes "Started".
+        let any_role = told("role").is_none_or(|role| role == "Started");
+        let never = told("score").as_deref() == Some("-INFINITY");
+        if let (true, Some(resource), Some(node)) = (any_role && never, told("rsc"), told("node")) {
             self.found.bans.insert((resource, node));
         }
     }
@@ -318,7 +315,8 @@ mod tests {
         <primitive id="last" class="ocf" provider="kemari" type="vm"/>
       </resources>
       <constraints>
-        <rsc_location id="cli-ban-plain-on-n3" rsc="plain" node="n3" score="-INFINITY"/>
+        <rsc_location id="cli-ban-plain-on-n3" rsc="plain" role="Started" node="n3" score="-INFINITY"/>
+        <rsc_location id="no" rsc="plain" node="n4" score="-INFINITY"/>
         <rsc_location id="role-only" rsc="plain" role="Promoted" node="n1" score="-INFINITY"/>
         <rsc_location id="likes" rsc="plain" node="n1" score="100"/>
         <rsc_location id="ruled" rsc="plain"><rule id="ru" score="-INFINITY"/></rsc_location>
@@ -372,11 +370,13 @@ mod tests {
         assert_eq!(found.maintained, words(&["n2"]));
         assert_eq!(
             found.bans,
-            BTreeSet::from([("plain".to_owned(), "n3".to_owned())])
+            ["n3", "n4"]
+                .map(|node| ("plain".to_owned(), node.to_owned()))
+                .into()
         );
         assert_eq!(
             found.locations,
-            words(&["cli-ban-plain-on-n3", "role-only", "likes", "ruled"])
+            words(&["cli-ban-plain-on-n3", "no", "role-only", "likes", "ruled"])
         );
     }
 
