@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use kemari_cluster_tests::bed::{Bed, Finished};
+use kemari_cluster_tests::fencing::Manner;
 use kemari_cluster_tests::ledger_vm::{self, judge, prints_on};
 use kemari_cluster_tests::namespaces::Namespaces;
 use kemari_cluster_tests::protected::ProtectedVm;
@@ -13,6 +14,7 @@ use kemari_cluster_tests::supervisor;
 
 const AGENT: &str = "/usr/lib/ocf/resource.d/kemari/vm";
 const LINE: &str = "crm configure primitive vm ocf:kemari:vm params config=/etc/kemari/vm.toml";
+const LINE_OF_PCS: &str = "pcs resource create vm ocf:kemari:vm config=/etc/kemari/vm.toml";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Who has the guest, who holds its state.
@@ -358,8 +360,8 @@ fn a_silent_host_that_is_back_does_not_cost_the_guest() {
     let bed = ledger_vm::clustered(Namespaces::builder()).expect("the cluster forms");
     let vm = ledger_vm::install_overheard(&bed, ledger_vm::options(Some(16))).expect("installed");
     let scene = Scene { bed: &bed, vm };
-    scene.run("node1", &format!("{LINE} op monitor interval=10s"));
-    let mut pair = scene.protected("the line of the book");
+    scene.run("node1", LINE_OF_PCS);
+    let mut pair = scene.protected("the line of the book for pcs");
     for _ in 0..3 {
         let silent = pair.active.clone();
         bed.freeze(&silent).expect("a node can be stalled");
@@ -372,5 +374,80 @@ fn a_silent_host_that_is_back_does_not_cost_the_guest() {
         bed.wait_online(bed.nodes()).expect("the nodes merge");
         pair = scene.protected("the silent one is back");
     }
+    judge(&scene.vm.observer).expect("one life");
+}
+
+/// While the lost node waits to be fenced, a probe that found the guest would have Pacemaker take it for one that runs
+/// twice, and stop both.
+#[test]
+fn a_probe_while_the_lost_node_is_being_fenced_does_not_cost_the_guest() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let builder = Namespaces::builder().stonith(true);
+    let bed = ledger_vm::clustered(builder).expect("the cluster forms");
+    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
+    let scene = Scene { bed: &bed, vm };
+    scene.run("node1", LINE);
+    let pair = scene.protected("the line of the book");
+    bed.set_fencing(Manner::Held);
+    bed.kill(&pair.active).expect("power can be taken");
+    scene
+        .vm
+        .wait_active(&pair.passive, pair.generation)
+        .expect("the passive one goes on");
+    let unclean = || {
+        let shown = scene.vm.crm_mon(&pair.passive);
+        shown.is_ok_and(|shown| shown.contains("UNCLEAN"))
+    };
+    scene.until("that the lost node is to be fenced", unclean);
+    let node = &pair.passive;
+    scene.run(
+        node,
+        &format!("crm_resource --refresh --resource vm --node {node}"),
+    );
+    prints_on(&scene.vm, 2000).expect("the guest prints on");
+    bed.set_fencing(Manner::Prompt);
+    let mut others = bed.nodes().to_vec();
+    others.retain(|node| *node != pair.active);
+    let after = scene.protected_by("fenced", &others);
+    assert_eq!(after.active, pair.passive);
+    judge(&scene.vm.observer).expect("one life");
+}
+
+/// Two agents are no majority: the fencing of the other node takes its place.
+#[test]
+fn one_of_two_nodes_goes_on_when_the_other_one_was_fenced() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let builder = Namespaces::builder().nodes(2).stonith(true);
+    let bed = ledger_vm::clustered(builder).expect("the cluster forms");
+    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
+    let scene = Scene { bed: &bed, vm };
+    scene.run("node1", LINE);
+    let pair = scene.protected("the line of the book");
+    let is_back = |node: &str| {
+        if !bed.is_on(node).expect("the switch answers") {
+            bed.power_on(node).expect("it boots again");
+        }
+        bed.wait_booted(node).expect("it boots");
+        bed.start_cluster_on(node).expect("it joins again");
+        scene.vm.start_agent(node).expect("the agent starts");
+        bed.wait_online(bed.nodes()).expect("the nodes merge");
+    };
+    bed.kill(&pair.passive).expect("power can be taken");
+    scene
+        .vm
+        .wait_active(&pair.active, pair.generation)
+        .expect("it goes solo");
+    prints_on(&scene.vm, 2000).expect("the guest prints on");
+    is_back(&pair.passive);
+    let pair = scene.protected("the passive node is back");
+    bed.kill(&pair.active).expect("power can be taken");
+    scene
+        .vm
+        .wait_active(&pair.passive, pair.generation)
+        .expect("the passive one goes on");
+    prints_on(&scene.vm, 2000).expect("the guest prints on");
+    is_back(&pair.active);
+    let after = scene.protected("the active node is back");
+    assert_eq!(after.active, pair.passive);
     judge(&scene.vm.observer).expect("one life");
 }
