@@ -19,10 +19,11 @@ use std::{fs, mem};
 
 use kemari_api::agent::ClusterView;
 use kemari_api::config::VmConfig;
-use kemari_api::{Assigned, Licence, NodeName, Role, VmName, note};
+use kemari_api::{Assigned, Licence, NodeName, Role, VmName, note, place};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::warn;
 
 use crate::bus;
@@ -35,8 +36,12 @@ const LOOK: Duration = Duration::from_secs(5);
 /// So many looks without an answer, and Pacemaker has ended here.
 const SILENT_MAX: u32 = 3;
 
-/// So many looks in which Pacemaker has not noticed that the guest it started here is gone, and it is told.
-const UNNOTICED_MAX: u32 = 3;
+/// The first time after the start of the agent.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+/// So many looks Pacemaker is given to notice by itself what is not as it thinks.
+const PATIENCE: u32 = 3;
+/// After so many it is told again, or more is done.
+const AGAIN: u32 = 24;
 
 /// How a VM stands, seen from this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,6 +130,8 @@ enum Step {
     None,
     Start,
     End(&'static str),
+    /// The guest runs here, and is Pacemaker's no longer.
+    ShutDown,
 }
 
 fn step(want: Want, standing: &Standing, is_kept: bool) -> Step {
@@ -136,6 +143,7 @@ fn step(want: Want, standing: &Standing, is_kept: bool) -> Step {
         (Want::Stopped, _) if is_kept && idle.is_some() && !standing.active_elsewhere => {
             Step::End("the VM is stopped")
         }
+        (Want::Stopped, Some(Role::Active)) if is_kept => Step::ShutDown,
         _ => Step::None,
     }
 }
@@ -150,14 +158,18 @@ pub async fn keep(
         node,
         configuration: None,
         silent: 0,
+        described: BTreeMap::new(),
+        seen: standings.clone(),
         engines: Engines::default(),
         places: Places::default(),
         said: BTreeMap::new(),
         fenced: BTreeMap::new(),
         unnoticed: BTreeMap::new(),
+        orphaned: BTreeMap::new(),
         inputs,
     };
-    let mut look = interval(LOOK);
+    // Not before the engines that run here were met.
+    let mut look = interval_at(Instant::now() + FIRST_LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let is_look = tokio::select! {
@@ -172,12 +184,37 @@ pub async fn keep(
     }
 }
 
+/// A description, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Described {
+    Vm(VmName),
+    /// This node has none: it is no host of the VM.
+    Missing,
+    Wrong(String),
+}
+
+impl Described {
+    fn read(path: &Path) -> Self {
+        if !path.is_absolute() || fs::metadata(path).is_err() {
+            return Self::Missing;
+        }
+        match VmConfig::load(path) {
+            Ok(config) => Self::Vm(config.vm.name),
+            Err(error) => Self::Wrong(error.to_string()),
+        }
+    }
+}
+
 struct Keeper {
     node: NodeName,
     /// What Pacemaker said last.
     configuration: Option<Configuration>,
     /// So many looks ago.
     silent: u32,
+    /// What the descriptions that it names say, by their paths.
+    described: BTreeMap<String, Described>,
+    /// How VMs stand at this moment.
+    seen: watch::Receiver<Standings>,
     engines: Engines,
     places: Places,
     /// What was said of a resource last, so that it is said once.
@@ -186,6 +223,8 @@ struct Keeper {
     fenced: BTreeMap<VmName, NodeName>,
     /// In how many looks the guest that Pacemaker started here was not there.
     unnoticed: BTreeMap<VmName, u32>,
+    /// In how many looks a guest ran here that Pacemaker has stopped.
+    orphaned: BTreeMap<VmName, u32>,
     inputs: UnboundedSender<bus::Input>,
 }
 
@@ -193,10 +232,28 @@ impl Keeper {
     async fn read(&mut self) {
         match Configuration::read().await {
             Some(configuration) => {
+                self.read_descriptions(&configuration).await;
                 self.configuration = Some(configuration);
                 self.silent = 0;
             }
             None => self.silent = self.silent.saturating_add(1),
+        }
+    }
+
+    /// They may lie on storage that hangs; then what they said before counts.
+    async fn read_descriptions(&mut self, configuration: &Configuration) {
+        let paths: Vec<String> = configuration
+            .resources
+            .iter()
+            .map(|resource| resource.config.clone())
+            .collect();
+        let read = spawn_blocking(move || {
+            let read = |path: String| (path.clone(), Described::read(Path::new(&path)));
+            paths.into_iter().map(read).collect()
+        });
+        match timeout(LOOK, read).await {
+            Ok(Ok(described)) => self.described = described,
+            _ => warn!("Descriptions of VMs cannot be read: look at the storage they lie on"),
         }
     }
 
@@ -206,9 +263,18 @@ impl Keeper {
         };
         let nothing = Standing::default();
         let mut named = BTreeSet::new();
+        // What an engine was started from whose description cannot be read now.
+        let mut unreadable = BTreeSet::new();
         for resource in &configuration.resources {
-            let Some(vm) = self.vm_of(resource) else {
-                continue;
+            let vm = match self.described.get(&resource.config).cloned() {
+                Some(Described::Vm(vm)) => vm,
+                other => {
+                    unreadable.insert(note::description(Path::new(&resource.config)));
+                    if let Some(Described::Wrong(error)) = other {
+                        self.say(resource, &format!("No replica can be kept here: {error}"));
+                    }
+                    continue;
+                }
             };
             named.insert(vm.clone());
             if resource.clone.is_some() {
@@ -228,18 +294,20 @@ impl Keeper {
                 self.places.constrain(&configuration, resource).await;
             }
             let want = Want::of(&configuration, resource, self.node.as_str());
-            if is_look {
+            if is_look && want != Want::AsItIs {
                 self.look_for_fencing(&vm, standing).await;
                 let is_gone = standing.here != Some(Role::Active)
                     && assigned.is_some_and(Assigned::is_to_run)
                     && want == Want::Kept;
                 self.look_for_end(&vm, resource, is_gone).await;
             }
-            self.care(&vm, Some(resource), want, standing).await;
+            self.care(&vm, Some(resource), want, is_look).await;
         }
         for vm in note::kept().difference(&named) {
-            let standing = standings.get(vm).unwrap_or(&nothing);
-            self.care(vm, None, Want::Stopped, standing).await;
+            let started_from = fs::read_to_string(place::unit_environment(vm));
+            if !started_from.is_ok_and(|text| unreadable.contains(&text)) {
+                self.care(vm, None, Want::Stopped, is_look).await;
+            }
         }
         self.configuration = Some(configuration);
     }
@@ -266,10 +334,9 @@ impl Keeper {
         }
         let looks = self.unnoticed.entry(vm.clone()).or_default();
         *looks += 1;
-        if *looks < UNNOTICED_MAX {
+        if *looks != PATIENCE && !looks.is_multiple_of(AGAIN) {
             return;
         }
-        *looks = 0;
         let resource = &resource.primitive;
         match pacemaker::fail(resource, &self.node).await {
             Ok(()) => {
@@ -281,31 +348,9 @@ impl Keeper {
         }
     }
 
-    /// The VM of a resource that this node has a description of.
-    fn vm_of(&mut self, resource: &Resource) -> Option<VmName> {
-        let path = Path::new(&resource.config);
-        if !path.is_absolute() || fs::metadata(path).is_err() {
-            return None;
-        }
-        match VmConfig::load(path) {
-            Ok(config) => {
-                self.said.remove(&resource.primitive);
-                Some(config.vm.name)
-            }
-            Err(error) => {
-                self.say(resource, &format!("No replica can be kept here: {error}"));
-                None
-            }
-        }
-    }
-
-    async fn care(
-        &mut self,
-        vm: &VmName,
-        resource: Option<&Resource>,
-        want: Want,
-        standing: &Standing,
-    ) {
+    async fn care(&mut self, vm: &VmName, resource: Option<&Resource>, want: Want, is_look: bool) {
+        // What was done meanwhile took time.
+        let standing = self.seen.borrow().get(vm).cloned().unwrap_or_default();
         // Pacemaker has ended on this node, and nobody would call `start` here after a failover.
         let want = match want {
             Want::AsItIs => Want::AsItIs,
@@ -315,15 +360,36 @@ impl Keeper {
         if assigned(vm).is_some_and(Assigned::is_to_run) {
             return;
         }
-        match (step(want, standing, note::is_kept(vm)), resource) {
+        let step = step(want, &standing, note::is_kept(vm));
+        if step != Step::ShutDown {
+            self.orphaned.remove(vm);
+        }
+        match (step, resource) {
             (Step::Start, Some(resource)) => {
                 let path = Path::new(&resource.config);
                 if let Err(reason) = self.engines.start(vm, path).await {
                     self.say(resource, &format!("No replica is kept here: {reason}"));
                 }
             }
-            (Step::End(why), _) => self.engines.end(vm, why).await,
+            // Only by what the configuration says now.
+            (Step::End(why), _) if is_look => self.engines.end(vm, why).await,
+            (Step::ShutDown, _) if is_look => self.shut_down(vm).await,
+            (Step::End(_) | Step::ShutDown, _) => {}
             _ => self.engines.settled(vm, standing.here),
+        }
+    }
+
+    /// The agents had the guest go on here, and before Pacemaker started the VM here somebody stopped it: nobody but the
+    /// agent ends it.
+    async fn shut_down(&mut self, vm: &VmName) {
+        let looks = self.orphaned.entry(vm.clone()).or_default();
+        *looks += 1;
+        if *looks == PATIENCE {
+            self.engines.press_power_button(vm).await;
+        } else if *looks >= AGAIN {
+            self.engines
+                .end(vm, "the VM is stopped, and its guest does not shut down")
+                .await;
         }
     }
 
@@ -373,7 +439,10 @@ mod tests {
                 for active_elsewhere in [false, true] {
                     let standing = &here(role, active_elsewhere);
                     assert_eq!(step(want, standing, false), Step::None, "{want:?} {role}");
-                    let ended = matches!(step(want, standing, true), Step::End(_));
+                    let step = step(want, standing, true);
+                    let orphaned = want == Want::Stopped && role == Role::Active;
+                    assert_eq!(step == Step::ShutDown, orphaned);
+                    let ended = matches!(step, Step::End(_));
                     let due = match want {
                         Want::Kept => role == Role::Outdated,
                         Want::Away(_) => role != Role::Active,

@@ -2,6 +2,7 @@
 //! Pacemaker, by its own commands: what its configuration says, whom it fenced, and what it is told of this node.
 
 mod attribute;
+mod command;
 mod configuration;
 mod failure;
 mod fenced;

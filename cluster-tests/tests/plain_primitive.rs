@@ -451,3 +451,37 @@ fn one_of_two_nodes_goes_on_when_the_other_one_was_fenced() {
     assert_eq!(after.active, pair.passive);
     judge(&scene.vm.observer).expect("one life");
 }
+
+/// Pacemaker has nothing to stop where it has not started the VM yet.
+#[test]
+fn a_vm_that_is_stopped_before_pacemaker_has_found_it_shuts_down() {
+    let _turn = supervisor::turn().expect("tests run as root");
+    let builder = Namespaces::builder().stonith(true);
+    let bed = ledger_vm::clustered(builder).expect("the cluster forms");
+    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
+    let scene = Scene { bed: &bed, vm };
+    scene.run("node1", LINE);
+    let pair = scene.protected("the line of the book");
+    bed.set_fencing(Manner::Held);
+    bed.kill(&pair.active).expect("power can be taken");
+    scene
+        .vm
+        .wait_active(&pair.passive, pair.generation)
+        .expect("the passive one goes on");
+    prints_on(&scene.vm, 500).expect("the guest prints on");
+    scene.run(
+        &pair.passive,
+        "crm_resource --meta --resource vm --set-parameter target-role --parameter-value Stopped",
+    );
+    for node in bed.nodes().iter().filter(|node| **node != pair.active) {
+        let gone = || matches!(scene.vm.replica(node), Ok(None));
+        scene.until("that no engine is left", gone);
+    }
+    let journal = scene.run(&pair.passive, "journalctl -o cat -u kemari-vm@vm.service");
+    assert!(
+        journal.contains("the guest powered itself off"),
+        "{journal}"
+    );
+    bed.set_fencing(Manner::Prompt);
+    judge(&scene.vm.observer).expect("one life");
+}

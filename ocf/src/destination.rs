@@ -46,15 +46,18 @@ fn read(xml: &str, resource: &str, node: &str) -> Destination {
     let (mut before, mut after) = (BTreeSet::new(), BTreeSet::new());
     loop {
         match reader.read_event() {
-            Ok(Event::Start(tag) | Event::Empty(tag)) => match tag.name().as_ref() {
-                "revised_cluster_status" => revised = true,
-                "resource" => inside = attribute(&tag, "id").as_deref() == Some(resource),
-                "node" if inside => {
-                    let nodes = if revised { &mut after } else { &mut before };
-                    nodes.extend(attribute(&tag, "name"));
-                }
-                _ => {}
-            },
+            Ok(Event::Start(tag)) if tag.name().as_ref() == "revised_cluster_status" => {
+                revised = true;
+            }
+            Ok(Event::Start(tag)) if tag.name().as_ref() == "resource" => {
+                inside = attribute(&tag, "id").as_deref() == Some(resource);
+            }
+            Ok(Event::Start(tag) | Event::Empty(tag))
+                if inside && tag.name().as_ref() == "node" =>
+            {
+                let nodes = if revised { &mut after } else { &mut before };
+                nodes.extend(attribute(&tag, "name"));
+            }
             Ok(Event::End(tag)) if tag.name().as_ref() == "resource" => inside = false,
             Ok(Event::Eof) if revised => break,
             Ok(Event::Eof) | Err(_) => return Destination::Unknown,

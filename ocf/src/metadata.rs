@@ -32,7 +32,7 @@ complete state it can continue from. When the node or the engine of the promoted
 that one continues; neither the guest nor its clients can tell.
 
 The agent kemari-agent of the node decides who may run; this resource agent translates Pacemaker's \
-actions. It needs corosync, kemari-agent and /dev/kvm on each node that runs a replica, and the \
+actions. It needs corosync, kemari-agent and /dev/kvm on each node that runs a replica, and as a clone the \
 meta attributes promotable=true notify=true promoted-max=1 and clone-max, the number of hosts that \
 have a disk of the machine, at least 2.
 

@@ -35,6 +35,16 @@ impl Engines {
     /// # Errors
     /// How the last one ended, or why none can be started.
     pub(super) async fn start(&mut self, vm: &VmName, description: &Path) -> Result<(), String> {
+        match timeout(ANSWER_MAX, self.begin(vm, description)).await {
+            Ok(result) => result,
+            Err(_) => Err(format!(
+                "systemd does not answer within {} s",
+                ANSWER_MAX.as_secs()
+            )),
+        }
+    }
+
+    async fn begin(&mut self, vm: &VmName, description: &Path) -> Result<(), String> {
         self.ending.remove(vm);
         let since = self.started.get(vm).map(Instant::elapsed);
         if since.is_some_and(|since| since < AGAIN) {
@@ -75,6 +85,12 @@ impl Engines {
                 let (engine, _) = replica::connect(vm)
                     .await
                     .map_err(|error| error.to_string())?;
+                let status = engine.status().await;
+                if status.is_ok_and(|status| status.role == Role::Active) {
+                    // Nobody is to go on with the guest by itself.
+                    let demoted = engine.demote().await;
+                    demoted.map_err(|error| refusal_text(&error))?;
+                }
                 engine.quit().await.map_err(|error| refusal_text(&error))
             };
             match timeout(ANSWER_MAX, asked).await {
@@ -94,8 +110,29 @@ impl Engines {
         };
         let unit = place::unit(vm);
         let told = async { Systemd::connect().await?.signal(&unit, signal).await };
-        if let Err(error) = told.await {
-            warn!(%vm, "systemd cannot end {unit}: {}", refusal_text(&error));
+        match timeout(ANSWER_MAX, told).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(%vm, "systemd cannot end {unit}: {}", refusal_text(&error));
+            }
+            Err(_) => warn!(%vm, "systemd does not answer"),
+        }
+    }
+
+    /// The guest is to shut down.
+    pub(super) async fn press_power_button(&self, vm: &VmName) {
+        warn!(%vm, "The VM is stopped and its guest runs here, unknown to Pacemaker: pressing its power button");
+        let asked = async {
+            let (engine, _) = replica::connect(vm)
+                .await
+                .map_err(|error| error.to_string())?;
+            let pressed = engine.power_button().await;
+            pressed.map_err(|error| refusal_text(&error))
+        };
+        match timeout(ANSWER_MAX, asked).await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => warn!(%vm, reason, "The guest has no power button to press"),
+            Err(_) => warn!(%vm, "The engine does not answer"),
         }
     }
 

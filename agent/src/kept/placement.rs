@@ -25,7 +25,6 @@ use std::fmt;
 use std::time::Duration;
 
 use kemari_api::{Assigned, Role};
-use tokio::process::Command;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -115,7 +114,7 @@ impl Places {
             return;
         }
         let said = tried.map(|(_, said)| said.clone()).unwrap_or_default();
-        let added = cibadmin("--create", &constraint(resource)).await;
+        let added = Configuration::change_constraint("--create", &constraint(resource)).await;
         if added.is_ok() {
             info!(
                 resource = resource.primitive,
@@ -141,28 +140,13 @@ impl Places {
         self.told.remove(&resource.primitive);
         pacemaker::forget(&attribute(resource)).await;
         let xml = format!("<rsc_location id=\"{id}\"/>");
-        match cibadmin("--delete", &xml).await {
+        match Configuration::change_constraint("--delete", &xml).await {
             Ok(()) => info!(
                 resource = resource.primitive,
                 id, "Removed the location constraint of a resource that is a clone now"
             ),
             Err(reason) => debug!(id, reason, "The location constraint is not removed"),
         }
-    }
-}
-
-/// Changes a constraint in the cluster's configuration.
-async fn cibadmin(how: &str, xml: &str) -> Result<(), String> {
-    let output = Command::new("cibadmin")
-        .args([how, "--scope", "constraints", "--xml-text", xml])
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|error| error.to_string())?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 }
 

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells Pacemaker a node attribute of this node (attrd_updater(8)).
 
-use std::process::Stdio;
-use std::time::Duration;
-
-use tokio::process::Command;
-use tokio::time::timeout;
 use tracing::debug;
 
-/// Longest wait for Pacemaker's command.
-const TELL_MAX: Duration = Duration::from_secs(10);
+use super::command::run;
 
 /// Whether Pacemaker has heard it.
 pub(crate) async fn tell(attribute: &str, value: &str) -> bool {
@@ -23,29 +17,9 @@ pub(crate) async fn forget(attribute: &str) -> bool {
 }
 
 async fn ask(attribute: &str, what: &str) -> bool {
-    let mut command = Command::new("attrd_updater");
-    command
-        .args(["--name", attribute, what])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    match timeout(TELL_MAX, command.output()).await {
-        Ok(Ok(output)) if output.status.success() => true,
-        Ok(Ok(output)) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            debug!(
-                what,
-                "Pacemaker does not take {attribute} yet: {}",
-                said.trim()
-            );
-            false
-        }
-        Ok(Err(error)) => {
-            debug!(what, "Cannot run attrd_updater: {error}");
-            false
-        }
-        Err(_) => {
-            debug!(what, "attrd_updater took too long");
-            false
-        }
+    let asked = run("attrd_updater", &["--name", attribute, what]).await;
+    if let Err(reason) = &asked {
+        debug!(what, "Pacemaker does not take {attribute} yet: {reason}");
     }
+    asked.is_ok()
 }

@@ -9,9 +9,9 @@ use kemari_api::VmName;
 use kemari_api::config::VmConfig;
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
-use tokio::process::Command;
 
 use super::attribute_of;
+use super::command::run;
 
 /// A resource of `ocf:kemari:vm`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,14 +69,17 @@ pub(crate) struct Configuration {
 impl Configuration {
     /// Reads this node's copy; `None` where Pacemaker does not answer.
     pub async fn read() -> Option<Self> {
-        let output = Command::new("cibadmin")
-            .args(["--query", "--scope", "configuration"])
-            .kill_on_drop(true)
-            .output()
-            .await
-            .ok()
-            .filter(|output| output.status.success())?;
-        Self::parse(&String::from_utf8_lossy(&output.stdout)).ok()
+        let queried = run("cibadmin", &["--query", "--scope", "configuration"]).await;
+        Self::parse(&queried.ok()?).ok()
+    }
+
+    /// Changes a constraint.
+    ///
+    /// # Errors
+    /// What Pacemaker said.
+    pub async fn change_constraint(how: &str, xml: &str) -> Result<(), String> {
+        let arguments = [how, "--scope", "constraints", "--xml-text", xml];
+        run("cibadmin", &arguments).await.map(drop)
     }
 
     /// Reads the XML.
@@ -112,6 +115,7 @@ impl Configuration {
 struct Marks {
     stopped: Option<bool>,
     unmanaged: Option<bool>,
+    maintenance: Option<bool>,
 }
 
 impl Marks {
@@ -119,7 +123,7 @@ impl Marks {
         match name {
             "target-role" => self.stopped = Some(value.eq_ignore_ascii_case("stopped")),
             "is-managed" => self.unmanaged = Some(!is_true(value)),
-            "maintenance" => self.unmanaged = Some(is_true(value)),
+            "maintenance" => self.maintenance = Some(is_true(value)),
             _ => {}
         }
     }
@@ -128,6 +132,7 @@ impl Marks {
         Self {
             stopped: self.stopped.or(around.stopped),
             unmanaged: self.unmanaged.or(around.unmanaged),
+            maintenance: self.maintenance.or(around.maintenance),
         }
     }
 }
@@ -211,7 +216,8 @@ impl Parser {
     fn end(mut self) -> Configuration {
         for (resource, marks) in self.found.resources.iter_mut().zip(self.marks) {
             resource.stopped = marks.stopped.unwrap_or(false);
-            resource.unmanaged = marks.unmanaged.unwrap_or(false);
+            resource.unmanaged =
+                marks.unmanaged.unwrap_or(false) || marks.maintenance.unwrap_or(false);
         }
         self.found
     }

@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether Pacemaker has fenced a lost node.
+//! Whether Pacemaker is done with a lost node: it fenced it, or had stopped everything on it before it left.
 
 use kemari_api::NodeName;
 use quick_xml::Reader;
 use quick_xml::events::Event;
-use tokio::process::Command;
 
 use super::attribute_of;
+use super::command::run;
 
-/// With fencing configured, a node that was lost is `unclean` to Pacemaker until it was fenced. Where Pacemaker does not
-/// answer, and without fencing, the answer is no.
+/// With fencing configured, a node that was lost is `unclean` to Pacemaker until it was fenced; one that left in order
+/// is not. Where Pacemaker does not answer, and without fencing, the answer is no.
 pub(crate) async fn is_fenced(node: &NodeName) -> bool {
-    let output = Command::new("crm_mon")
-        .args(["--one-shot", "--output-as=xml"])
-        .kill_on_drop(true)
-        .output()
-        .await;
-    output.is_ok_and(|output| {
-        output.status.success() && says_so(&String::from_utf8_lossy(&output.stdout), node)
-    })
+    let shown = run("crm_mon", &["--one-shot", "--output-as=xml"]).await;
+    shown.is_ok_and(|xml| says_so(&xml, node))
 }
 
 fn says_so(xml: &str, node: &NodeName) -> bool {

@@ -35,7 +35,7 @@ impl fmt::Display for Assigned {
 }
 
 impl Assigned {
-    /// What was remembered. Anything but the two words counts as nothing.
+    /// What was remembered. Anything but these words counts as nothing.
     ///
     /// # Errors
     /// What the file system said; a missing file is none.

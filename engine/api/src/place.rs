@@ -58,7 +58,8 @@ pub fn assigned_role(vm: &VmName) -> PathBuf {
     run_dir().join(format!("{vm}.role"))
 }
 
-/// Where the agent notes that the engine of this VM is the passive replica of a plain primitive, which it keeps.
+/// Where is noted that the engine of this VM is the agent's: a replica of a plain primitive that Pacemaker has not started, or
+/// has stopped.
 #[must_use]
 pub fn kept(vm: &VmName) -> PathBuf {
     run_dir().join(format!("{vm}.kept"))

@@ -118,6 +118,7 @@ pub(super) async fn migrate_to(instance: &Instance) -> Outcome {
         )));
     }
     hand_over(instance).await.map_err(Failure::generic)?;
+    is_kept_now(instance)?;
     Ok(Code::Success)
 }
 
@@ -132,6 +133,12 @@ pub(super) async fn leave(instance: &Instance, engine: &Engine) -> Result<Left, 
         // Started anew it waits.
         Role::Outdated => return Ok(Left::ToEnd),
         Role::Active => match destination(instance, status).await {
+            Destination::Elsewhere(node) if can_hand_over(status) && status.peer != node => {
+                inform(format!(
+                    "VM {} runs here until node {node}, where Pacemaker wants it, holds its state",
+                    instance.vm
+                ));
+            }
             Destination::Elsewhere(node) if can_hand_over(status) => {
                 if let Err(reason) = hand_over(instance).await {
                     warn(format!(
@@ -156,6 +163,12 @@ pub(super) async fn leave(instance: &Instance, engine: &Engine) -> Result<Left, 
             | Destination::Unknown => return Ok(Left::ToEnd),
         },
     }
+    is_kept_now(instance)?;
+    Ok(Left::Kept)
+}
+
+/// The replica is the agent's from now on.
+fn is_kept_now(instance: &Instance) -> Result<(), Failure> {
     note::keep(&instance.vm)
         .and_then(|()| Assigned::forget(&instance.vm))
         .map_err(|error| {
@@ -164,8 +177,7 @@ pub(super) async fn leave(instance: &Instance, engine: &Engine) -> Result<Left, 
                 kemari_api::place::run_dir().display(),
                 instance.vm
             ))
-        })?;
-    Ok(Left::Kept)
+        })
 }
 
 async fn destination(instance: &Instance, status: &ReplicaStatus) -> Destination {

@@ -82,7 +82,7 @@ pub(super) async fn offer(
 ) -> Result<Guest, Failure> {
     let limit = timeout_or_default(&instance.environment);
     let patience = limit.min(instance.left() / 2);
-    // A plain primitive is stopped for good: Pacemaker knows of no instance to go on at.
+    // Whether the guest of a plain primitive goes on elsewhere was asked before (`plain.rs`).
     let plain = instance.form() == Form::Plain && step == Step::Stop && status.role == Role::Active;
     if patience.is_zero() || !(plain || is_due(&instance.environment, status, step)) {
         return Ok(Guest::StillOn);

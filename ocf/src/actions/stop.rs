@@ -131,10 +131,11 @@ async fn escalate(
 }
 
 fn forget(instance: &Instance) -> Result<(), Failure> {
-    Assigned::forget(&instance.vm)
-        .and_then(|()| note::undescribe(&instance.vm))
+    // The role last: from then on the agent may keep a replica here, with notes of its own.
+    note::undescribe(&instance.vm)
         .and_then(|()| note::keep_no_more(&instance.vm))
         .and_then(|()| resource::forget(&instance.vm))
+        .and_then(|()| Assigned::forget(&instance.vm))
         .map_err(|error| {
             Failure::generic(format!(
                 "Cannot remove the notes about VM {} in {}: {error}",
