@@ -51,7 +51,7 @@ fn xmllint() -> Option<std::process::Child> {
 #[test]
 fn an_unknown_action_is_unimplemented() {
     let node = Node::new();
-    fails(&mut node.agent("migrate_to"), 3, "migrate_to");
+    fails(&mut node.agent("recover"), 3, "recover");
     fails(&mut node.agent(""), 3, "no action");
     assert_eq!(node.exit("usage"), 0);
 }
