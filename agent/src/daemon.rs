@@ -98,7 +98,12 @@ async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
     let (unpromotable, to_keep_down) = watch::channel(Unpromotable::new());
     tokio::spawn(score::keep_down(to_keep_down));
     let (standings, to_keep) = watch::channel(Standings::new());
-    tokio::spawn(kept::keep(node.clone(), to_keep, bus_inputs.clone()));
+    tokio::spawn(kept::keep(
+        node.clone(),
+        engines.clone(),
+        to_keep,
+        bus_inputs.clone(),
+    ));
     let (movable, moves) = watch::channel(Movable::new());
     let guard = Guard {
         node: node.clone(),

@@ -27,8 +27,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::warn;
 
 use crate::bus;
+use crate::engines::Engines;
 use crate::pacemaker::{self, Configuration, Resource};
-use engine::Engines;
+use engine::KeptEngines;
 use placement::Places;
 
 /// How often the cluster's configuration is read.
@@ -151,6 +152,7 @@ fn step(want: Want, standing: &Standing, is_kept: bool) -> Step {
 /// Keeps passive replicas and tells Pacemaker where the guest could go on. Ends with the daemon.
 pub async fn keep(
     node: NodeName,
+    engines: Engines,
     mut standings: watch::Receiver<Standings>,
     inputs: UnboundedSender<bus::Input>,
 ) {
@@ -160,7 +162,7 @@ pub async fn keep(
         silent: 0,
         described: BTreeMap::new(),
         seen: standings.clone(),
-        engines: Engines::default(),
+        engines: KeptEngines::of(engines),
         places: Places::default(),
         said: BTreeMap::new(),
         fenced: BTreeMap::new(),
@@ -215,7 +217,7 @@ struct Keeper {
     described: BTreeMap<String, Described>,
     /// How VMs stand at this moment.
     seen: watch::Receiver<Standings>,
-    engines: Engines,
+    engines: KeptEngines,
     places: Places,
     /// What was said of a resource last, so that it is said once.
     said: BTreeMap<String, String>,
@@ -372,7 +374,7 @@ impl Keeper {
                 }
             }
             // Only by what the configuration says now.
-            (Step::End(why), _) if is_look => self.engines.end(vm, why).await,
+            (Step::End(why), _) if is_look => self.engines.end(vm, standing.here, why).await,
             (Step::ShutDown, _) if is_look => self.shut_down(vm).await,
             (Step::End(_) | Step::ShutDown, _) => {}
             _ => self.engines.settled(vm, standing.here),
@@ -388,7 +390,11 @@ impl Keeper {
             self.engines.press_power_button(vm).await;
         } else if *looks >= AGAIN {
             self.engines
-                .end(vm, "the VM is stopped, and its guest does not shut down")
+                .end(
+                    vm,
+                    Some(Role::Active),
+                    "the VM is stopped, and its guest does not shut down",
+                )
                 .await;
         }
     }

@@ -82,12 +82,17 @@ impl Scene<'_> {
         }
     }
 
-    /// A step after which the guest goes on where its state was.
-    fn moves(&self, step: &str, before: &Pair, act: impl FnOnce()) -> Pair {
-        act();
+    /// Waits until the guest goes on where its state was.
+    fn takes_over(&self, before: &Pair) {
         self.vm
             .wait_active(&before.passive, before.generation)
             .expect("the passive one goes on");
+    }
+
+    /// A step after which the guest goes on where its state was.
+    fn moves(&self, step: &str, before: &Pair, act: impl FnOnce()) -> Pair {
+        act();
+        self.takes_over(before);
         let after = self.protected(step);
         assert_eq!(after.active, before.passive, "{step}");
         after
@@ -95,9 +100,7 @@ impl Scene<'_> {
 
     /// The guest goes on where its state was; of its old node nothing can be asked.
     fn goes_on_without(&self, step: &str, before: &Pair) {
-        self.vm
-            .wait_active(&before.passive, before.generation)
-            .expect("the passive one goes on");
+        self.takes_over(before);
         let mut others = self.bed.nodes().to_vec();
         others.retain(|node| *node != before.active);
         assert_eq!(
@@ -284,11 +287,7 @@ fn one_line_makes_a_vm_that_survives_its_host() {
     let _turn = supervisor::turn().expect("tests run as root");
     let begun = Instant::now();
     let bed = ledger_vm::clustered(Namespaces::builder()).expect("the cluster forms");
-    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
-    let mut scene = Scene { bed: &bed, vm };
-
-    scene.run("node1", LINE);
-    let pair = scene.protected("the line of the book");
+    let (mut scene, pair) = with_the_line(&bed);
     // Nothing to fail over to, and no monitor.
     scene.run("node1", "kemarictl unprotect vm");
     let active = pair.active.clone();
@@ -365,10 +364,7 @@ fn a_silent_host_that_is_back_does_not_cost_the_guest() {
     for _ in 0..3 {
         let silent = pair.active.clone();
         bed.freeze(&silent).expect("a node can be stalled");
-        scene
-            .vm
-            .wait_active(&pair.passive, pair.generation)
-            .expect("the passive one takes over");
+        scene.takes_over(&pair);
         prints_on(&scene.vm, 500).expect("the guest prints on");
         bed.thaw(&silent).expect("it goes on");
         bed.wait_online(bed.nodes()).expect("the nodes merge");
@@ -377,23 +373,30 @@ fn a_silent_host_that_is_back_does_not_cost_the_guest() {
     judge(&scene.vm.observer).expect("one life");
 }
 
+fn fenced_bed(nodes: u8) -> Namespaces {
+    let builder = Namespaces::builder().nodes(nodes).stonith(true);
+    ledger_vm::clustered(builder).expect("the cluster forms")
+}
+
+/// The VM by the one line of the book, protected.
+fn with_the_line(bed: &Namespaces) -> (Scene<'_>, Pair) {
+    let vm = ProtectedVm::install(bed, ledger_vm::options(Some(16))).expect("the VM is installed");
+    let scene = Scene { bed, vm };
+    scene.run("node1", LINE);
+    let pair = scene.protected("the line of the book");
+    (scene, pair)
+}
+
 /// While the lost node waits to be fenced, a probe that found the guest would have Pacemaker take it for one that runs
 /// twice, and stop both.
 #[test]
 fn a_probe_while_the_lost_node_is_being_fenced_does_not_cost_the_guest() {
     let _turn = supervisor::turn().expect("tests run as root");
-    let builder = Namespaces::builder().stonith(true);
-    let bed = ledger_vm::clustered(builder).expect("the cluster forms");
-    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
-    let scene = Scene { bed: &bed, vm };
-    scene.run("node1", LINE);
-    let pair = scene.protected("the line of the book");
+    let bed = fenced_bed(3);
+    let (scene, pair) = with_the_line(&bed);
     bed.set_fencing(Manner::Held);
     bed.kill(&pair.active).expect("power can be taken");
-    scene
-        .vm
-        .wait_active(&pair.passive, pair.generation)
-        .expect("the passive one goes on");
+    scene.takes_over(&pair);
     let unclean = || {
         let shown = scene.vm.crm_mon(&pair.passive);
         shown.is_ok_and(|shown| shown.contains("UNCLEAN"))
@@ -417,12 +420,8 @@ fn a_probe_while_the_lost_node_is_being_fenced_does_not_cost_the_guest() {
 #[test]
 fn one_of_two_nodes_goes_on_when_the_other_one_was_fenced() {
     let _turn = supervisor::turn().expect("tests run as root");
-    let builder = Namespaces::builder().nodes(2).stonith(true);
-    let bed = ledger_vm::clustered(builder).expect("the cluster forms");
-    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
-    let scene = Scene { bed: &bed, vm };
-    scene.run("node1", LINE);
-    let pair = scene.protected("the line of the book");
+    let bed = fenced_bed(2);
+    let (scene, pair) = with_the_line(&bed);
     let is_back = |node: &str| {
         if !bed.is_on(node).expect("the switch answers") {
             bed.power_on(node).expect("it boots again");
@@ -441,10 +440,7 @@ fn one_of_two_nodes_goes_on_when_the_other_one_was_fenced() {
     is_back(&pair.passive);
     let pair = scene.protected("the passive node is back");
     bed.kill(&pair.active).expect("power can be taken");
-    scene
-        .vm
-        .wait_active(&pair.passive, pair.generation)
-        .expect("the passive one goes on");
+    scene.takes_over(&pair);
     prints_on(&scene.vm, 2000).expect("the guest prints on");
     is_back(&pair.active);
     let after = scene.protected("the active node is back");
@@ -456,18 +452,11 @@ fn one_of_two_nodes_goes_on_when_the_other_one_was_fenced() {
 #[test]
 fn a_vm_that_is_stopped_before_pacemaker_has_found_it_shuts_down() {
     let _turn = supervisor::turn().expect("tests run as root");
-    let builder = Namespaces::builder().stonith(true);
-    let bed = ledger_vm::clustered(builder).expect("the cluster forms");
-    let vm = ProtectedVm::install(&bed, ledger_vm::options(Some(16))).expect("the VM is installed");
-    let scene = Scene { bed: &bed, vm };
-    scene.run("node1", LINE);
-    let pair = scene.protected("the line of the book");
+    let bed = fenced_bed(3);
+    let (scene, pair) = with_the_line(&bed);
     bed.set_fencing(Manner::Held);
     bed.kill(&pair.active).expect("power can be taken");
-    scene
-        .vm
-        .wait_active(&pair.passive, pair.generation)
-        .expect("the passive one goes on");
+    scene.takes_over(&pair);
     prints_on(&scene.vm, 500).expect("the guest prints on");
     scene.run(
         &pair.passive,

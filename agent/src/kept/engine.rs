@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use kemari_api::replica::{self, refusal_text};
+use kemari_api::replica::refusal_text;
 use kemari_api::unit::{Signal, Systemd};
 use kemari_api::{Role, VmName, note, place};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-/// Longest wait for an engine's answer.
+use crate::engines::Engines;
+
+/// Longest wait for systemd.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// After an engine that failed another one is tried.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -21,15 +23,26 @@ const AGAIN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is under way.
-#[derive(Debug, Default)]
-pub(super) struct Engines {
+#[derive(Debug)]
+pub(super) struct KeptEngines {
+    /// Those of this node.
+    engines: Engines,
     /// When an engine was started last.
     started: BTreeMap<VmName, Instant>,
     /// Since when one is to end.
     ending: BTreeMap<VmName, Instant>,
 }
 
-impl Engines {
+impl KeptEngines {
+    /// Nothing is under way.
+    pub(super) fn of(engines: Engines) -> Self {
+        Self {
+            engines,
+            started: BTreeMap::new(),
+            ending: BTreeMap::new(),
+        }
+    }
+
     /// Starts the engine: it waits for an active replica to reach it.
     ///
     /// # Errors
@@ -77,26 +90,21 @@ impl Engines {
     }
 
     /// Ends the engine.
-    pub(super) async fn end(&mut self, vm: &VmName, why: &str) {
+    pub(super) async fn end(&mut self, vm: &VmName, here: Option<Role>, why: &str) {
         let Some(since) = self.ending.get(vm).map(Instant::elapsed) else {
             info!(%vm, why, "Ending the replica that is kept here");
             self.ending.insert(vm.clone(), Instant::now());
-            let asked = async {
-                let (engine, _) = replica::connect(vm)
-                    .await
-                    .map_err(|error| error.to_string())?;
-                let status = engine.status().await;
-                if status.is_ok_and(|status| status.role == Role::Active) {
-                    // Nobody is to go on with the guest by itself.
-                    let demoted = engine.demote().await;
-                    demoted.map_err(|error| refusal_text(&error))?;
-                }
-                engine.quit().await.map_err(|error| refusal_text(&error))
+            let asked = match here {
+                // Nobody is to go on with the guest by itself.
+                Some(Role::Active) => self.engines.hand_over(vm).await,
+                _ => Ok(()),
             };
-            match timeout(ANSWER_MAX, asked).await {
-                Ok(Ok(())) => {}
-                Ok(Err(reason)) => warn!(%vm, reason, "The engine does not end by itself"),
-                Err(_) => warn!(%vm, "The engine does not answer"),
+            let asked = match asked {
+                Ok(()) => self.engines.end(vm).await,
+                refused => refused,
+            };
+            if let Err(reason) = asked {
+                warn!(%vm, reason, "The engine does not end by itself");
             }
             return;
         };
@@ -122,17 +130,8 @@ impl Engines {
     /// The guest is to shut down.
     pub(super) async fn press_power_button(&self, vm: &VmName) {
         warn!(%vm, "The VM is stopped and its guest runs here, unknown to Pacemaker: pressing its power button");
-        let asked = async {
-            let (engine, _) = replica::connect(vm)
-                .await
-                .map_err(|error| error.to_string())?;
-            let pressed = engine.power_button().await;
-            pressed.map_err(|error| refusal_text(&error))
-        };
-        match timeout(ANSWER_MAX, asked).await {
-            Ok(Ok(())) => {}
-            Ok(Err(reason)) => warn!(%vm, reason, "The guest has no power button to press"),
-            Err(_) => warn!(%vm, "The engine does not answer"),
+        if let Err(reason) = self.engines.press_power_button(vm).await {
+            warn!(%vm, reason, "The guest has no power button to press");
         }
     }
 

@@ -17,8 +17,8 @@
 //! administrator says (`crm resource move`, a location of his own, `resource-stickiness`) decides between the two.
 //!
 //! A location constraint with a rule reads this node attribute. The agent of the node with the guest adds it where it
-//! is missing (as DRBD's handler adds one). Without it the resource agent's `start` refuses where the guest cannot be,
-//! and Pacemaker tries the next node.
+//! is missing (as DRBD's handler adds one). Without it the resource agent's `start` has the guest handed over
+//! to where Pacemaker wants it, which takes a copy of its state.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -37,14 +37,10 @@ pub(super) async fn protect(vm: &VmName, address: Option<&str>) -> anyhow::Resul
         Some(address) => address.to_owned(),
         None => address_of_waiting(vm, &status).await?,
     };
-    if let Err(error) = proxy.protect(&address).await {
-        // The agents may have been first: they pair what waits.
-        let now = status_of(vm, &proxy).await?;
-        let pairs =
-            now.licence == Licence::Paired || address_of_pair(vm, &now).await? == Some(address);
-        if !pairs {
-            return Err(refused(&error));
-        }
+    if let Err(error) = proxy.protect(&address).await
+        && !becomes_paired(vm, &proxy).await?
+    {
+        return Err(refused(&error));
     }
     tokio::select! {
         biased;
@@ -54,11 +50,15 @@ pub(super) async fn protect(vm: &VmName, address: Option<&str>) -> anyhow::Resul
     print(&format!("VM {vm} is protected\n"))
 }
 
-/// Where the replica is that takes part in replication with this one.
-async fn address_of_pair(vm: &VmName, status: &ReplicaStatus) -> anyhow::Result<Option<String>> {
-    let view = ask_agent().await?;
-    let peer = replicas_of(&view, vm).find(|replica| replica.status.node.as_str() == status.peer);
-    Ok(peer.map(|replica| replica.status.listen.clone()))
+/// Whether the agents were first: they pair what waits.
+async fn becomes_paired(vm: &VmName, proxy: &ReplicaProxy<'static>) -> anyhow::Result<bool> {
+    for _ in 0..25 {
+        if status_of(vm, proxy).await?.licence == Licence::Paired {
+            return Ok(true);
+        }
+        sleep(LOOK).await;
+    }
+    Ok(false)
 }
 
 /// Where a replica waits for this one, by the rule that the agents follow: under a solo licence
