@@ -4,6 +4,10 @@
 //! Everything the agent knows changes in this loop only. What may block runs elsewhere: Corosync
 //! and the records in threads, engines and the bus in tasks.
 
+mod durable;
+mod first_contact;
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
@@ -14,12 +18,12 @@ use kemari_api::replica::ReplicaStatus;
 use kemari_api::{NodeName, VmName, place};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::arbitration::message::{Message, Record};
-use crate::arbitration::{Action, Arbiter, Event, Grounds, RequestId};
+use crate::arbitration::{Action, Arbiter, Event, RequestId};
 use crate::bus::shown::{Shown, renew, shown};
 use crate::engines::{self, Engines};
 use crate::handover;
@@ -34,14 +38,12 @@ use crate::systemd::shutdown::Guard;
 use crate::systemd::{Movable, Running, machines, movable, running_here};
 use crate::{bus, corosync, health, score};
 
+use durable::Durable;
+use first_contact::{FirstContact, first_contact};
+use told::tell;
+
 /// The state machine's clock.
 const TICK: Duration = Duration::from_secs(1);
-
-/// What the record thread is asked, in order.
-enum Durable {
-    Record(Record),
-    Admitted,
-}
 
 /// Runs until SIGTERM or SIGINT. Metrics are served at `ADDRESS:PORT`, or nowhere if that is `none`.
 ///
@@ -86,7 +88,7 @@ async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
     let engines = Engines::start(node.clone(), engine_inputs)
         .with_context(|| format!("Cannot watch {} for engines", place::run_dir().display()))?;
     tokio::spawn(health::attend(settings.health));
-    let (durable, from_durable) = start_records(store)?;
+    let (durable, from_durable) = durable::start(store)?;
     let (wanted, metrics_wanted) = unbounded_channel();
     if let Err(error) = metrics::server::start(metrics_at, wanted, engines.clone()) {
         let error = anyhow::Error::new(error);
@@ -148,123 +150,9 @@ async fn serve(metrics_at: &str, settings: Settings) -> anyhow::Result<()> {
         .await
 }
 
-/// What Corosync said first: which node this is, and what came before that.
-struct FirstContact {
-    node: NodeName,
-    configured: BTreeSet<NodeName>,
-    earlier: Vec<corosync::Input>,
-    on_bus: bool,
-}
-
-const NO_COROSYNC: &str =
-    "kemari-agent waits for Corosync and knows of nothing yet: is corosync.service running?";
-
-/// Waits until Corosync has said which node this is; without that nothing can be decided.
-async fn first_contact(
-    inputs: &mut UnboundedReceiver<corosync::Input>,
-    requests: &mut UnboundedReceiver<bus::Input>,
-) -> anyhow::Result<FirstContact> {
-    let _ = sd_notify::notify(&[NotifyState::Status("Waiting for Corosync")]);
-    let mut earlier = Vec::new();
-    let mut on_bus = false;
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        let input = tokio::select! {
-            input = inputs.recv() => input.context("The Corosync threads have ended")?,
-            _ = tick.tick() => {
-                sign_of_life();
-                continue;
-            }
-            Some(request) = requests.recv() => {
-                refuse_without_corosync(request, &mut on_bus);
-                continue;
-            }
-        };
-        match input {
-            corosync::Input::Nodes { local, configured } => {
-                return Ok(FirstContact {
-                    node: local,
-                    configured,
-                    earlier,
-                    on_bus,
-                });
-            }
-            // Nothing but "no quorum" can come before the nodes.
-            corosync::Input::Quorum { .. } => {}
-            other => earlier.push(other),
-        }
-        // Of the many that say "nobody yet" none matters.
-        if earlier.iter().all(says_nobody) {
-            earlier.clear();
-        }
-    }
-}
-
 /// For the `WatchdogSec=` of the unit. Called by the main loop and nobody else.
 fn sign_of_life() {
     let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-}
-
-fn refuse_without_corosync(request: bus::Input, on_bus: &mut bool) {
-    match request {
-        bus::Input::Status(answer) => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
-        bus::Input::Votes { answer, .. } => drop(answer.send(Err(NO_COROSYNC.to_owned()))),
-        bus::Input::PowerButton { answer, .. }
-        | bus::Input::FailOver { answer, .. }
-        | bus::Input::Fetch { answer, .. } => {
-            let _ = answer.send(Err(NO_COROSYNC.to_owned()));
-        }
-        bus::Input::Promote { answer, cancel, .. }
-        | bus::Input::ForceActive { answer, cancel, .. } => {
-            let _ = cancel.send(0);
-            let _ = answer.send(Err(NO_COROSYNC.to_owned()));
-        }
-        bus::Input::Serving(serving) => *on_bus = serving,
-        bus::Input::PassiveGone { .. } | bus::Input::Cancel(_) => {}
-    }
-}
-
-fn says_nobody(input: &corosync::Input) -> bool {
-    matches!(input, corosync::Input::Group { agents, .. } if agents.is_empty())
-}
-
-/// The thread that makes records durable and says when they are.
-fn start_records(
-    store: Store,
-) -> anyhow::Result<(std_mpsc::Sender<Durable>, UnboundedReceiver<Record>)> {
-    let (sender, wanted) = std_mpsc::channel();
-    let (written, from_durable) = unbounded_channel();
-    std::thread::Builder::new()
-        .name("records".to_owned())
-        .spawn(move || keep_records(&store, &wanted, &written))
-        .context("Cannot start the record thread")?;
-    Ok((sender, from_durable))
-}
-
-fn keep_records(
-    store: &Store,
-    wanted: &std_mpsc::Receiver<Durable>,
-    written: &UnboundedSender<Record>,
-) {
-    for what in wanted {
-        let result = match &what {
-            Durable::Record(record) => store.write(record),
-            Durable::Admitted => store.admit(),
-        };
-        match (result, what) {
-            (Ok(()), Durable::Record(record)) => {
-                let _ = written.send(record);
-            }
-            (Ok(()), Durable::Admitted) => info!("This agent votes from now on"),
-            (Err(error), _) => {
-                let error = anyhow::Error::new(error);
-                error!(
-                    error = format!("{error:#}"),
-                    "A vote could not be made durable, so it was not given: check the disk"
-                );
-            }
-        }
-    }
 }
 
 struct Daemon {
@@ -602,63 +490,4 @@ fn pass_on<T: PartialEq>(to: &watch::Sender<T>, now: T) {
         *known = now;
         is_new
     });
-}
-
-/// The journal's line for an action.
-fn tell(action: &Action) {
-    let t_mono_us = mono_us();
-    match action {
-        Action::Promote {
-            vm,
-            how,
-            generation,
-            grounds,
-        } => {
-            tell_grounds(vm, *generation, *grounds);
-            info!(%vm, ?how, %generation, t_mono_us, "Promotion asked of the engine");
-        }
-        Action::GoSolo {
-            vm,
-            generation,
-            grounds,
-        } => {
-            tell_grounds(vm, *generation, *grounds);
-            info!(%vm, %generation, t_mono_us, "Solo licence given to the engine");
-        }
-        Action::Outdate {
-            vm,
-            generation,
-            holder,
-        } => warn!(%vm, %generation, %holder, "Outdated: another node holds a newer generation"),
-        Action::Protect { vm, address } => debug!(%vm, address, "Replication asked of the engine"),
-        Action::WriteRecord(record) => info!(
-            vm = %record.vm, generation = %record.generation, holder = %record.holder,
-            purpose = ?record.purpose, t_mono_us, "Recording a claim"
-        ),
-        Action::Multicast(Message::Claim(claim)) => info!(
-            vm = %claim.vm, generation = %claim.generation, purpose = ?claim.purpose, t_mono_us,
-            "Claiming"
-        ),
-        Action::Answer {
-            result: Err(reason),
-            ..
-        } => warn!(%reason, "Promotion refused"),
-        Action::Note { vm, text } => warn!(%vm, "{text}"),
-        Action::Multicast(_) | Action::Answer { .. } | Action::Admit => {}
-    }
-}
-
-fn tell_grounds(vm: &kemari_api::VmName, generation: kemari_api::Generation, grounds: Grounds) {
-    let t_mono_us = mono_us();
-    match grounds {
-        Grounds::Majority(votes) => {
-            info!(%vm, %generation, votes, t_mono_us, "Claim recorded by majority");
-        }
-        Grounds::Person(votes) => {
-            warn!(%vm, %generation, votes, t_mono_us, "Claim recorded because a person forces it");
-        }
-        Grounds::Pacemaker => {
-            info!(%vm, %generation, t_mono_us, "Claim recorded on Pacemaker's word");
-        }
-    }
 }

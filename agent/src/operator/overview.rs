@@ -61,6 +61,9 @@ pub(super) struct Replica {
     pub detail: String,
     /// Of replicas on this node only.
     pub figures: Option<Measured>,
+    /// It is on this node: what changes all the time is as of now.
+    #[serde(skip)]
+    pub here: bool,
 }
 
 /// What was measured of a replica on this node.
@@ -153,14 +156,15 @@ fn of_vm(
         replicas: own
             .iter()
             .map(|replica| {
-                let measured = figures.get(name).filter(|_| here(replica));
-                of_replica(replica, measured.cloned())
+                let here = here(replica);
+                let measured = figures.get(name).filter(|_| here);
+                of_replica(replica, here, measured.cloned())
             })
             .collect(),
     }
 }
 
-fn of_replica(replica: &ReplicaView, figures: Option<Measured>) -> Replica {
+fn of_replica(replica: &ReplicaView, here: bool, figures: Option<Measured>) -> Replica {
     let status = &replica.status;
     Replica {
         node: status.node.to_string(),
@@ -176,6 +180,7 @@ fn of_replica(replica: &ReplicaView, figures: Option<Measured>) -> Replica {
         listen: status.listen.clone(),
         detail: status.detail.clone(),
         figures,
+        here,
     }
 }
 

@@ -153,6 +153,11 @@ fn row(vm: &Vm, replica: &Replica) -> [(String, Tone); 11] {
     } else {
         replica.role.clone()
     };
+    // Of replicas elsewhere it is as old as their last change of state: beside this node's it would look like a lag.
+    let epoch = match replica.here {
+        true => replica.epoch.to_string(),
+        false => "-".to_owned(),
+    };
     let active = replica
         .figures
         .as_ref()
@@ -165,7 +170,7 @@ fn row(vm: &Vm, replica: &Replica) -> [(String, Tone); 11] {
         (replica.licence.clone(), licence),
         sync,
         plain(replica.generation.to_string()),
-        plain(replica.epoch.to_string()),
+        plain(epoch),
         figure(|measured| time(measured.lag_us)),
         figure(|measured| time(measured.pause_us)),
         figure(|measured| rate(measured.sent_bytes_per_s)),
@@ -269,7 +274,7 @@ mod tests {
              \n\
              VM   NODE  ROLE     LICENCE  SYNC  GENERATION  EPOCH  LAG      PAUSE   RATE       DETAIL\n\
              web  n1    active   cut      yes   3           9      12.3 ms  480 us  2.9 MiB/s  replicating\n\
-             web  n2    passive  none     yes   3           9      -        -       -          node lost, last words: replicating\n\
+             web  n2    passive  none     yes   3           -      -        -       -          node lost, last words: replicating\n\
              \n\
              VM web is not protected: outputs are held: its passive replica is out of reach, and nobody \
              may say yet that it is gone (runbook, \"Outputs are held\")\n"
