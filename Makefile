@@ -99,6 +99,10 @@ bench: root package ## Measure checkpoints, copies and failover beside their bas
 	target/release/bench --output target/bench.jsonl
 	$(CARGO) test --release --package kemari-cluster-tests --test failover -- --nocapture
 
+.PHONY: compare
+compare: root package ## Lose hosts and VMMs under ocf:heartbeat:VirtualDomain and under Kemari, on the same nodes (half an hour)
+	$(CARGO) test --release --package kemari-cluster-tests --test compare -- --ignored --nocapture --test-threads=1
+
 .PHONY: campaign-guest
 campaign-guest: root package ## Run Debian servers for hours under QEMU and Kemari, and compare them
 	$(CARGO) test --release --package kemari-cluster-tests --test server_campaign -- --ignored \

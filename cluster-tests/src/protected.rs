@@ -220,14 +220,25 @@ impl<'a> ProtectedVm<'a> {
 
     /// The same with an instance for each of so many hosts, of which two are a pair and the others wait.
     pub fn configure_instances(&self, instances: usize) -> Result<()> {
+        self.configure(instances, "")
+    }
+
+    /// Two instances of which a failure of either ends in fencing, also where its node lives: for a disk that both see
+    /// (docs/storage.md).
+    pub fn configure_fenced(&self) -> Result<()> {
+        self.configure(2, " on-fail=fence")
+    }
+
+    /// `on_fail` is said of the operations after which an active replica may be left behind.
+    fn configure(&self, instances: usize, on_fail: &str) -> Result<()> {
         let monitor_s = self.options.monitor_s;
         let name = &self.options.name;
         let script = format!(
             "primitive {name} ocf:kemari:vm params config=/etc/kemari/{name}.toml \
-             op start timeout=60s interval=0 op stop timeout=60s interval=0 \
+             op start timeout=60s interval=0 op stop timeout=60s interval=0{on_fail} \
              op promote timeout=60s interval=0 op demote timeout=60s interval=0 \
              op notify timeout=20s interval=0 \
-             op monitor interval={monitor_s}s role=Promoted timeout=20s \
+             op monitor interval={monitor_s}s role=Promoted timeout=20s{on_fail} \
              op monitor interval={}s role=Unpromoted timeout=20s\n\
              clone {name}-pair {name} meta promotable=true notify=true interleave=true clone-max={instances} \
              clone-node-max=1 promoted-max=1 promoted-node-max=1\ncommit\n",

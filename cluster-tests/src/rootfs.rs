@@ -39,8 +39,10 @@ const SYSTEM: &[&str] = &[
     "openssl",
     "libxml2-utils",
     "time",
-    // The other VMM, which Kemari's is measured against.
+    // The other VMM, which Kemari's is measured against, and what starts it under Pacemaker.
     "qemu-system-x86",
+    "libvirt-daemon-system",
+    "libvirt-clients",
 ];
 
 /// What a node uses as a client of servers that run in the cluster.
@@ -70,11 +72,15 @@ const CLUSTER: &[&str] = &[
 /// # Errors
 /// When `mmdebstrap` is missing or fails (no network, no space, not root).
 pub fn ensure() -> Result<PathBuf> {
-    cache::obtain("rootfs", &key(), bootstrap)
+    let packages = [SYSTEM, CLIENTS, CLUSTER].concat();
+    cache::obtain("rootfs", &key(), |into| {
+        let lean = "--aptopt=APT::Install-Recommends \"false\"";
+        bootstrap(into, &packages, &[lean])
+    })
 }
 
-/// What names the tree: a layer above it is only good for this very tree.
-pub(crate) fn key() -> Key {
+/// What names the tree.
+fn key() -> Key {
     let mut key = Key::new().with(SUITE.as_bytes());
     for package in SYSTEM.iter().chain(CLIENTS).chain(CLUSTER) {
         key = key.with(package.as_bytes());
@@ -82,14 +88,8 @@ pub(crate) fn key() -> Key {
     key
 }
 
-fn bootstrap(into: &Path) -> Result<()> {
-    let packages = SYSTEM
-        .iter()
-        .chain(CLIENTS)
-        .chain(CLUSTER)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(",");
+/// Makes a Debian tree with these packages; `options` are more of mmdebstrap's.
+pub(crate) fn bootstrap(into: &Path, packages: &[&str], options: &[&str]) -> Result<()> {
     eprintln!(
         "rootfs: building Debian {SUITE} with mmdebstrap, a minute or more, once per machine"
     );
@@ -99,8 +99,8 @@ fn bootstrap(into: &Path) -> Result<()> {
         .args(["--mount", "--pid", "--fork", "--mount-proc"])
         .args(["--propagation", "private", "--kill-child=SIGKILL", "--"])
         .args(["mmdebstrap", "--mode=root", "--variant=minbase"])
-        .arg(format!("--include={packages}"))
-        .arg("--aptopt=APT::Install-Recommends \"false\"")
+        .arg(format!("--include={}", packages.join(",")))
+        .args(options)
         .arg("--dpkgopt=path-exclude=/usr/share/locale/*")
         .arg("--format=directory")
         .arg(SUITE)

@@ -3,7 +3,7 @@
 //!
 //! It is an overlay's upper directory, made once for each set of packages and cached by their contents. The
 //! packages are installed by `dpkg -i`, as a user would: a package whose dependencies the root lacks is refused.
-//! Corosync and Pacemaker are installed but not started at boot; the scenario starts them.
+//! Corosync and Pacemaker, if the root has them, are not started at boot; the scenario starts them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{cache, rootfs};
+use crate::cache::{self, Key};
 
 const BUILD: &str = include_str!("site/build.sh");
 const FENCE_AGENT: &str = include_str!("site/fence_bed");
@@ -24,7 +24,7 @@ const UNUSED: Duration = Duration::from_secs(3 * 24 * 3600);
 /// # Errors
 /// When a package cannot be read or `dpkg` refuses it; its message is on standard error then.
 pub fn build(rootfs: &Path, debs: &[PathBuf]) -> Result<PathBuf> {
-    let mut key = rootfs::key()
+    let mut key = Key::new()
         .with(rootfs.as_os_str().as_encoded_bytes())
         .with(BUILD.as_bytes())
         .with(FENCE_AGENT.as_bytes());

@@ -5,6 +5,7 @@
 
 use anyhow::Result;
 use kemari_cluster_tests::baseline::{Effort, TrackingFigures};
+use kemari_cluster_tests::protected_server::{Storage, survives};
 use kemari_cluster_tests::server_guest::{ServerGuest, scenario};
 use kemari_cluster_tests::server_vmm::{ServerHardware, ServerVmm};
 use kemari_cluster_tests::supervisor;
@@ -50,7 +51,7 @@ fn compare(vcpus: u8) -> Result<()> {
 #[ignore = "takes long: make campaign-guest"]
 fn one_host_lost() {
     let _turn = supervisor::turn().unwrap();
-    kemari_cluster_tests::protected_server::survives(1).unwrap();
+    survives(Storage::Replicated, 1).unwrap();
 }
 
 /// A protected server loses its host ten times.
@@ -58,7 +59,15 @@ fn one_host_lost() {
 #[ignore = "takes long: make campaign-guest"]
 fn ten_hosts_lost() {
     let _turn = supervisor::turn().unwrap();
-    kemari_cluster_tests::protected_server::survives(10).unwrap();
+    survives(Storage::Replicated, 10).unwrap();
+}
+
+/// The same with one disk that all nodes see.
+#[test]
+#[ignore = "takes long: make campaign-guest"]
+fn ten_hosts_lost_with_a_shared_disk() {
+    let _turn = supervisor::turn().unwrap();
+    survives(Storage::Shared, 10).unwrap();
 }
 
 #[test]

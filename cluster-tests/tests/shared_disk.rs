@@ -38,17 +38,6 @@ direct = true
 
 "#;
 
-/// A failure of either replica must end in fencing, also where its node lives (docs/storage.md).
-const CLONE: &str = "primitive vm ocf:kemari:vm params config=/etc/kemari/vm.toml \
-    op start timeout=60s interval=0 op stop timeout=60s interval=0 on-fail=fence \
-    op promote timeout=60s interval=0 op demote timeout=60s interval=0 \
-    op notify timeout=20s interval=0 \
-    op monitor interval=2s role=Promoted timeout=20s on-fail=fence \
-    op monitor interval=3s role=Unpromoted timeout=20s\n\
-    clone vm-pair vm meta promotable=true notify=true interleave=true clone-max=2 \
-    clone-node-max=1 promoted-max=1 promoted-node-max=1\n\
-    commit\n";
-
 /// One file, and a block device over it for each node.
 struct SharedDisk {
     devices: Vec<String>,
@@ -131,9 +120,7 @@ impl<'a> Scene<'a> {
             ..ledger_vm::options(None)
         };
         let vm = ProtectedVm::install(bed, options).expect("the VM is installed");
-        bed.write("node1", "/root/vm.crm", CLONE.as_bytes(), 0o600)
-            .expect("a file");
-        run(bed, "node1", "crm configure < /root/vm.crm");
+        vm.configure_fenced().expect("crm takes it");
         Self { bed, disk, vm }
     }
 

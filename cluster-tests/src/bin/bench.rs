@@ -184,6 +184,11 @@ fn copied(report: &mut Report) -> Result<()> {
             .with("prefault", true)
             .beside("iperf3", rates.iperf3)
             .aiming_at(Target::PartOfBaselineAtLeast(0.7)),
+    )?;
+    report.add(
+        &Figure::new("initial-copy", rates.prefaulted, "MiB/s")
+            .with("prefault", true)
+            .beside("iperf3 beside the guest", rates.iperf3_beside_guest),
     )
 }
 

@@ -2,7 +2,7 @@
 //! `make demo`: a Linux guest in a cluster of three nodes survives the loss of its host.
 //!
 //! Everything is real: Corosync, Pacemaker, crmsh, systemd, the Debian package, KVM and Debian's
-//! kernel as guest. Exit status 0 only if the guest went on, nothing it printed is missing, and
+//! kernel as guest. What is typed on the nodes are the commands of the book's first chapter. Exit status 0 only if the guest went on, nothing it printed is missing, and
 //! nothing was executed twice. What was made is removed at the end, however that comes.
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,10 @@ use kemari_cluster_tests::machines::Machines;
 use kemari_cluster_tests::namespaces::Namespaces;
 use kemari_cluster_tests::observer::monotonic_ns;
 use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm};
-use kemari_cluster_tests::{guests, host, ledger, package};
+use kemari_cluster_tests::{book, guests, host, ledger, package};
+
+/// The chapter whose commands are typed.
+const CHAPTER: &str = include_str!("../../../docs/install.md");
 
 /// Seconds of output that are shown before the power goes, and after.
 const SHOWN: u64 = 8;
@@ -150,8 +153,8 @@ fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -
     };
     narrator.step("installing the VM description and the guest's kernel on the nodes");
     let vm = ProtectedVm::install(bed, options)?;
-    narrator.step("crm configure: primitive vm ocf:kemari:vm, cloned as promotable");
-    vm.configure_with_crm()?;
+    narrator.step("making it a resource, by the book:");
+    type_section(&vm, "node1", "As a resource of crm")?;
     narrator.step("waiting for the guest to boot and for its passive copy to be in sync");
     let (active, passive) = vm.wait_protected(bed.nodes())?;
     wait_for_ledger(&vm)?;
@@ -159,10 +162,11 @@ fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -
         .replica(&active)?
         .context("the engine answers")?
         .generation;
+    vm.settle(&active)?;
     narrator.step(&format!(
-        "{active} is active, {passive} passive and in sync. crm_mon on {passive}:"
+        "{active} is active, {passive} passive and in sync. Is it protected?"
     ));
-    println!("{}", indented(&vm.crm_mon(&passive)?));
+    type_section(&vm, &passive, "Is it protected?")?;
     live(narrator, &vm, SHOWN)?;
 
     narrator.step(&format!("taking the power from {active} now"));
@@ -178,7 +182,26 @@ fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -
         "waiting until Pacemaker, too, calls {passive} promoted. crm_mon:"
     ));
     println!("{}", indented(&vm.wait_promoted(&passive)?));
+    type_section(&vm, &passive, "Pull the plug")?;
     judge(narrator, &vm, lost_ns)
+}
+
+/// Types on a node what a section of the book tells to look with or to type there, and shows what comes.
+fn type_section(vm: &ProtectedVm<'_>, node: &str, section: &str) -> Result<()> {
+    let steps = book::steps(CHAPTER);
+    let mut typed = 0;
+    for step in steps.iter().filter(|step| step.section == section) {
+        // A console waits for a person; a handover is for when the lost node is back.
+        let later = ["kemarictl console", "kemarictl handover"];
+        if later.iter().any(|begin| step.text.starts_with(begin)) {
+            continue;
+        }
+        let printed = vm.run(node, &step.text)?;
+        println!("{}", indented(&format!("{node}# {}\n{printed}", step.text)));
+        typed += 1;
+    }
+    ensure!(typed > 0, "The book has nothing to type in {section:?}");
+    Ok(())
 }
 
 fn wait_for_ledger(vm: &ProtectedVm<'_>) -> Result<()> {

@@ -19,8 +19,11 @@ pub(super) fn create(node: &Path, rootfs: &Path, files: &[NodeFile]) -> Result<(
         fs::create_dir_all(directory)
             .with_context(|| format!("Cannot create {}", directory.display()))?;
     }
-    let owner = hacluster(rootfs)?;
     for file in files {
+        let owner = match file.pacemaker {
+            true => Some(hacluster(rootfs)?),
+            false => None,
+        };
         write(&upper, file, owner).with_context(|| format!("Cannot write {}", file.path))?;
     }
     Ok(())
@@ -34,7 +37,8 @@ pub(super) fn prepare(node: &Path) -> Result<()> {
         .with_context(|| format!("Cannot make {} anew", work.display()))
 }
 
-fn write(upper: &Path, file: &NodeFile, hacluster: (u32, u32)) -> Result<()> {
+/// `owner` has the file and Pacemaker's directories above it; without one root has.
+fn write(upper: &Path, file: &NodeFile, owner: Option<(u32, u32)>) -> Result<()> {
     let relative = Path::new(file.path.trim_start_matches('/'));
     let mut directory = upper.to_owned();
     for part in relative.parent().into_iter().flatten() {
@@ -43,17 +47,19 @@ fn write(upper: &Path, file: &NodeFile, hacluster: (u32, u32)) -> Result<()> {
             fs::create_dir(&directory)?;
             // A directory in the upper layer hides the lower one's owner and mode.
             fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
-            if file.pacemaker && directory.starts_with(upper.join(PACEMAKER)) {
+            if let Some((uid, gid)) = owner
+                && directory.starts_with(upper.join(PACEMAKER))
+            {
                 fs::set_permissions(&directory, Permissions::from_mode(0o750))?;
-                chown(&directory, Some(hacluster.0), Some(hacluster.1))?;
+                chown(&directory, Some(uid), Some(gid))?;
             }
         }
     }
     let path = upper.join(relative);
     fs::write(&path, &file.contents)?;
     fs::set_permissions(&path, Permissions::from_mode(file.mode))?;
-    if file.pacemaker {
-        chown(&path, Some(hacluster.0), Some(hacluster.1))?;
+    if let Some((uid, gid)) = owner {
+        chown(&path, Some(uid), Some(gid))?;
     }
     Ok(())
 }

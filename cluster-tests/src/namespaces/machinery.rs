@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use super::cgroup::NodeCgroup;
 use super::disk;
 use super::node::{End, Node};
-use crate::corosync::Cluster;
+use crate::corosync::{Cluster, NodeFile};
 use crate::fencing::Power;
 use crate::supervisor::{CONFINED, Supervisor};
 use crate::switch::{OUTSIDE, PREFIX, Switch};
@@ -55,17 +55,18 @@ impl fmt::Debug for Machinery {
 }
 
 impl Machinery {
-    /// Nodes with disks and without power.
+    /// Nodes with disks and without power; `files` are each one's own.
     pub(super) fn new(
         supervisor: Supervisor,
         cluster: Cluster,
         rootfs: PathBuf,
         site: &Path,
+        files: &dyn Fn(&Cluster, &str) -> Vec<NodeFile>,
     ) -> Result<Arc<Self>> {
         let (mut nodes, mut notify) = (Vec::new(), Vec::new());
         for name in &cluster.nodes {
             let directory = supervisor.from_outside(&supervisor.disks().join(name));
-            disk::create(&directory, &rootfs, &cluster.files(name))?;
+            disk::create(&directory, &rootfs, &files(&cluster, name))?;
             let cgroup = supervisor.from_outside(&supervisor.cgroup().join(name));
             let node = Arc::new(Node::new(name.clone(), NodeCgroup::new(cgroup)));
             notify.push(listen_for_ready(&supervisor, &node)?);

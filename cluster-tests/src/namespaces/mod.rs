@@ -29,7 +29,7 @@ use crate::corosync::{Cluster, Transport};
 use crate::fencing::{FENCING_PORT, FencingServer, Manner, Power, Request};
 use crate::supervisor::Supervisor;
 use crate::switch::{OUTSIDE, Switch};
-use crate::{rootfs, site};
+use crate::{new_nodes, rootfs, site};
 
 use machinery::Machinery;
 
@@ -41,6 +41,7 @@ pub struct Builder {
     transport: Transport,
     stonith: bool,
     debs: Vec<PathBuf>,
+    new_nodes: bool,
 }
 
 impl Builder {
@@ -79,6 +80,14 @@ impl Builder {
         self
     }
 
+    /// Nodes as a reader of the book has them before the first command ([`crate::new_nodes`]), instead of a cluster that
+    /// only has to be started.
+    #[must_use]
+    pub fn new_nodes(mut self) -> Self {
+        self.new_nodes = true;
+        self
+    }
+
     /// Makes the bed and waits until every node has booted. Corosync and Pacemaker do not run yet.
     ///
     /// # Errors
@@ -89,7 +98,10 @@ impl Builder {
             "A bed of {} nodes cannot be made; 1 to 200 can",
             self.nodes
         );
-        let rootfs = rootfs::ensure()?;
+        let rootfs = match self.new_nodes {
+            true => new_nodes::rootfs()?,
+            false => rootfs::ensure()?,
+        };
         let site = site::build(&rootfs, &self.debs)?;
         let supervisor = Supervisor::start()?;
         let cluster = Cluster {
@@ -99,7 +111,16 @@ impl Builder {
             transport: self.transport,
             stonith: self.stonith,
         };
-        let machinery = Machinery::new(supervisor, cluster, rootfs, &site)?;
+        let new_nodes = self.new_nodes;
+        let files = |cluster: &Cluster, name: &str| match new_nodes {
+            true => new_nodes::files(
+                &cluster.nodes,
+                name,
+                cluster.number(name).unwrap_or_default(),
+            ),
+            false => cluster.files(name),
+        };
+        let machinery = Machinery::new(supervisor, cluster, rootfs, &site, &files)?;
         let listener = machinery
             .supervisor
             .listen(SocketAddr::from((OUTSIDE, FENCING_PORT)))?;
@@ -133,6 +154,7 @@ impl Namespaces {
             transport: Transport::Knet,
             stonith: false,
             debs: Vec::new(),
+            new_nodes: false,
         }
     }
 

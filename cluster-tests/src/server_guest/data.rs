@@ -55,6 +55,15 @@ impl Server<'_> {
         has_all("PostgreSQL", &self.until(&query)?, numbers)
     }
 
+    /// Checks tables and indexes of all data bases with PostgreSQL's own tool, heap against indexes.
+    ///
+    /// # Errors
+    /// With what it found.
+    pub fn pg_check_files(&self) -> Result<()> {
+        let script = "su postgres -c 'pg_amcheck --all --install-missing --heapallindexed'";
+        self.ssh(script)?.success().context("pg_amcheck").map(drop)
+    }
+
     pub(super) fn psql<S: AsRef<str>>(&self, words: &[S]) -> Vec<String> {
         let address = self.address().to_string();
         ["psql", "-X", "-h", &address, "-U", "postgres"]

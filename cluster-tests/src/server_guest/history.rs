@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What clients outside were told is done: each writes numbers over one TCP connection, at a pace, and keeps what was acknowledged.
+//! What clients outside were told is done: two data bases are given numbers, the web server is asked for a page, each over one TCP
+//! connection, at a pace, and what was acknowledged is kept.
 
 use std::fmt;
 use std::fs;
@@ -13,8 +14,10 @@ use super::data::count;
 use super::{PATIENCE, Server, Whence};
 use crate::clients::Running;
 
-/// Between two writes of a client.
+/// Between two writes of a client, in seconds.
 const PACE: &str = "0.4";
+/// Requests of the web's client; about as many as writes.
+const REQUESTS: &str = "150/m";
 /// Between two looks at the clients' logs: nobody tells when a line was written.
 const LOOK: Duration = Duration::from_millis(100);
 /// What a client's log ends with when its connection held.
@@ -26,12 +29,13 @@ pub struct History {
     numbers: RangeInclusive<u32>,
     postgres: Writer,
     redis: Writer,
+    web: Writer,
 }
 
 #[derive(Debug)]
 struct Writer {
     log: PathBuf,
-    /// What the server says to a write that it has done.
+    /// What the client says of a request that was done.
     acknowledgement: &'static str,
     _running: Running,
 }
@@ -54,9 +58,10 @@ impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "PostgreSQL acknowledged {}, Redis {} of {} writes",
+            "PostgreSQL acknowledged {}, Redis {}, nginx answered {} of {}",
             self.postgres.acknowledged(),
             self.redis.acknowledged(),
+            self.web.acknowledged(),
             self.numbers.clone().count()
         )
     }
@@ -80,7 +85,14 @@ impl History {
             "seq {first} {last} | while read n; do echo sadd ledger $n; sleep {PACE}; done | stdbuf -oL {}",
             server.redis("").join(" ")
         );
+        // A second connection would be told of; what curl says on standard error is not held back.
+        let requests = format!(
+            "curl -sS --fail --fail-early --rate {REQUESTS} --output /dev/null \
+             --write-out '%{{stderr}}%{{http_code}} connections %{{num_connects}}\\n' 'http://{}/?[{first}-{last}]'",
+            server.address()
+        );
         Ok(Self {
+            web: writer(server, "web", &requests, "200 connections 0")?,
             postgres: writer(server, "postgres", &statements, "INSERT 0 1")?,
             redis: writer(server, "redis", &commands, "1")?,
             numbers,
@@ -93,32 +105,39 @@ impl History {
     /// When that does not happen.
     pub fn wait_acknowledged(&self, writes: usize) -> Result<()> {
         let begin = Instant::now();
-        while self.postgres.acknowledged().min(self.redis.acknowledged()) < writes {
+        let least = || {
+            let all = [&self.postgres, &self.redis, &self.web];
+            all.map(Writer::acknowledged).into_iter().min()
+        };
+        while least() < Some(writes) {
             ensure!(begin.elapsed() < PATIENCE, "{self}, {writes} were expected");
             std::thread::sleep(LOOK);
         }
         Ok(())
     }
 
-    /// Waits until both have written all of it, and checks that every write was acknowledged over the connection it began on, and is
+    /// Waits until all are done, and checks that every request was answered over the connection it began on, and what was written is
     /// there.
     ///
     /// # Errors
     /// When that is not so.
     pub fn end(self, server: &Server<'_>) -> Result<()> {
         let begin = Instant::now();
-        while !(self.postgres.has_ended() && self.redis.has_ended()) {
+        let all = [&self.postgres, &self.redis, &self.web];
+        while !all.into_iter().all(Writer::has_ended) {
             ensure!(begin.elapsed() < PATIENCE, "The clients wait: {self}");
             std::thread::sleep(LOOK);
         }
         for (name, writer, writes) in [
             ("psql", &self.postgres, self.numbers.clone().count() - 1),
             ("redis-cli", &self.redis, self.numbers.clone().count()),
+            // The first one makes the connection.
+            ("curl", &self.web, self.numbers.clone().count() - 1),
         ] {
             let text = writer.text();
             ensure!(
                 text.contains(ENDED) && writer.acknowledged() == writes,
-                "{name} lost its connection or a write: of {writes} {} were acknowledged\n{text}",
+                "{name} lost its connection or a request: of {writes} {} were acknowledged\n{text}",
                 writer.acknowledged()
             );
         }

@@ -15,15 +15,18 @@ mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 install -m 755 "$agent" "$root/usr/sbin/fence_bed"
 
 # What has no business in a test node, or would act at a time nobody expects.
-for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
-  apt-daily.service apt-daily-upgrade.service e2scrub_reap.service getty@tty1.service console-getty.service \
-  systemd-pstore.service corosync-notifyd.service logd.service pcsd.service pcsd-ruby.service; do
-  ln -sf /dev/null "$root/etc/systemd/system/$unit"
-done
-# The cluster starts when the scenario says so.
-for unit in corosync pacemaker pcsd corosync-qdevice corosync-qnetd; do
-  rm -f "$root/etc/systemd/system/multi-user.target.wants/$unit.service"
-done
+mask() { for unit in "$@"; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done; }
+mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer apt-daily.service \
+  apt-daily-upgrade.service e2scrub_reap.service getty@tty1.service console-getty.service systemd-pstore.service
+# A cluster that is installed starts when the scenario says so. Where a person installs it, it starts as it does there.
+if [ -e "$root/usr/sbin/corosync" ]; then
+  mask corosync-notifyd.service logd.service pcsd.service pcsd-ruby.service
+  for unit in corosync pacemaker pcsd corosync-qdevice corosync-qnetd; do
+    rm -f "$root/etc/systemd/system/multi-user.target.wants/$unit.service"
+  done
+  # Nor does libvirt, which one scenario is measured against.
+  rm -f "$root"/etc/systemd/system/*.wants/*virt*
+fi
 # The journal must outlive a power cut and must not drop what a test wants to read.
 mkdir -p "$root/etc/systemd/journald.conf.d" "$root/var/log/journal"
 cat >"$root/etc/systemd/journald.conf.d/test-bed.conf" <<'CONF'

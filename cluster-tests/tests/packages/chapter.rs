@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `docs/install.md`, typed: each command in its order, as it is printed there, by a new user on new nodes. The nodes
-//! are roots without running services, so commands that need a cluster are looked at and not run ([`Way::Look`]).
+//! are roots without running services, so commands that need a cluster are looked at and not run ([`Way::Look`]);
+//! `first_day.rs` runs them.
 
 mod nodes;
-mod steps;
+
+use kemari_cluster_tests::book::{Step, matches, steps};
 
 use crate::{Sound, repository};
 use nodes::Nodes;
-use steps::{Step, matches, steps};
 
 /// How a command of the chapter is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(crate) enum Way {
 /// What commands begin with; the first that fits counts. A command that nothing here fits fails the test.
 const WAYS: &[(&str, Way)] = &[
     ("apt install", Way::Install),
+    ("apt remove", Way::Look),
+    ("apt purge", Way::Look),
     ("dnf install", Way::Look),
     ("scp ", Way::Send),
     ("ssh node2 ", Way::Send),
