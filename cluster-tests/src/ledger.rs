@@ -148,7 +148,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 }
 
 /// Number and stamp of a line, if it has exactly the form of one.
-pub(crate) fn entry(line: &[u8]) -> Option<(u64, u64)> {
+pub fn entry(line: &[u8]) -> Option<(u64, u64)> {
     let (number, stamp) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let decimal = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
     let hexadecimal = stamp

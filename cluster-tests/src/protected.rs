@@ -223,8 +223,8 @@ impl<'a> ProtectedVm<'a> {
         self.configure(instances, "")
     }
 
-    /// Two instances of which a failure of either ends in fencing, also where its node lives: for a disk that both see
-    /// (docs/storage.md).
+    /// Two instances; a failure of the active one, or a stop of either that fails, ends in fencing, also where its node lives:
+    /// for a disk that both see (docs/storage.md).
     pub fn configure_fenced(&self) -> Result<()> {
         self.configure(2, " on-fail=fence")
     }

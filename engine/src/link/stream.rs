@@ -9,8 +9,9 @@ use kemari_replication::wire::{FrameHeader, HEADER_BYTES, WireError};
 use kemari_transport::{ConnectError, Connection, TlsError};
 use thiserror::Error;
 
-/// Read ahead this much: a header and its payload then cost one system call, not two.
-const READ_AHEAD_BYTES: usize = 256 * 1024;
+/// Read ahead this much: a header and its payload then cost one system call, not two. What is read ahead of a long payload is copied
+/// once more, so no more than that.
+const READ_AHEAD_BYTES: usize = 32 * 1024;
 
 /// Before the first commit of a session nobody depends on noticing a loss fast, and the copy keeps
 /// both sides and the link busy: silence may be this many times longer.

@@ -12,7 +12,7 @@ use super::{finding, fine};
 pub(super) fn descriptions(facts: &Facts) -> Vec<Finding> {
     let name = "description";
     if facts.descriptions.is_empty() {
-        return vec![fine(name, "none in /etc/kemari: no replica can run here")];
+        return vec![fine(name, "none in /etc/kemari: no VM is described there")];
     }
     facts
         .descriptions
