@@ -26,9 +26,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use kemari_api::Role;
 use kemari_api::agent::{ClusterView, ReplicaView, Vote};
 use kemari_api::replica::{DiskState, ReplicaStatus};
+use kemari_api::{Generation, Role};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
@@ -101,6 +101,15 @@ pub(crate) fn may_boot(known: &Known, own: &ReplicaStatus) -> Result<(), String>
             return Err(format!(
                 "the disks of {} are newer, generation {}",
                 status.node, status.generation
+            ));
+        }
+        if own.disks == DiskState::Own
+            && own.generation == Generation::default()
+            && matches!(status.disks, DiskState::Copy | DiskState::Incomplete)
+        {
+            return Err(format!(
+                "the disks of {} are a copy of disks on which the guest ran, and it never ran on these",
+                status.node
             ));
         }
         if holds_state {

@@ -149,6 +149,24 @@ fn newer_disks_that_no_engine_speaks_for_forbid_a_boot() {
 }
 
 #[test]
+fn an_empty_disk_is_not_taken_for_the_one_that_was_copied() {
+    let mut view = view_of_node2(Role::Waiting, false, true);
+    for replica in &mut view.replicas {
+        replica.status.disks = DiskState::Copy;
+    }
+    let boots = |generation| {
+        let own = ReplicaStatus {
+            disks: DiskState::Own,
+            generation: Generation::new(generation),
+            ..status(Role::Waiting)
+        };
+        may_boot(&recorded("node1", 3, view.clone()), &own).is_ok()
+    };
+    assert!(boots(3));
+    assert!(!boots(0));
+}
+
+#[test]
 fn who_waits_with_a_copy_is_told_where_the_guest_ran_last() {
     let own = ReplicaStatus {
         disks: DiskState::Copy,

@@ -227,6 +227,14 @@ impl Vm {
                 other.generation, local.generation
             )));
         }
+        if let Some((node, other)) = self.copied_from_disks_before_these(local) {
+            return Some(wait_short(format!(
+                "The disks of VM {vm} on node {node} are a copy (generation {}) of disks on which the guest \
+                 ran, and by this node's own record it never ran on those of node {here}: were they replaced, \
+                 or was the record lost? If they are right, or nothing better is left: kemarictl force-active {vm}",
+                other.generation
+            )));
+        }
         let (newest, holders) = self.turn_before(cluster);
         let silent = holders
             .iter()
@@ -239,6 +247,19 @@ impl Vm {
                 local.generation
             ))
         })
+    }
+
+    /// A replica whose disks are a copy, where this one never ran: what was copied are not its disks. They are those of a
+    /// machine that took the place of the one where the guest ran, or an empty disk in its old place.
+    fn copied_from_disks_before_these(
+        &self,
+        local: &ReplicaStatus,
+    ) -> Option<(&NodeName, &ReplicaStatus)> {
+        let is_copy = |(_, other): &(&NodeName, &ReplicaStatus)| {
+            matches!(other.disks, DiskState::Copy | DiskState::Incomplete)
+        };
+        let never_ran = local.generation == Generation::default();
+        self.others.iter().find(is_copy).filter(|_| never_ran)
     }
 
     fn verdict_take_over(&self, cluster: &Cluster, generation: Generation) -> Verdict {

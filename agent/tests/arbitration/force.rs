@@ -44,6 +44,32 @@ fn a_refused_start_is_forced_by_a_person() {
 }
 
 #[test]
+fn an_empty_disk_under_the_name_of_the_last_holder_is_not_booted_from() {
+    for nodes in [2, 3] {
+        let mut world = last_holder_lost(nodes);
+        world.replace_machine(0);
+        world.settle(3);
+        let empty = world.promote(0);
+        world.settle(5);
+        let refusal = world.answers.get(&empty).cloned();
+        assert!(
+            matches!(&refusal, Some(Err(reason)) if reason.contains("never ran on those of node n1")),
+            "{nodes} nodes: {refusal:?}"
+        );
+        if nodes == 2 {
+            // Nobody is left who knows the last generation: the runbook forces first, and replaces then.
+            continue;
+        }
+        // What is left of the guest is booted when a person says so.
+        let copy = world.force(1);
+        world.settle(3);
+        assert_eq!(world.answers.get(&copy), Some(&Ok(())), "{nodes} nodes");
+        world.settle(3);
+        assert_eq!(world.role(0), PASSIVE, "{nodes} nodes");
+    }
+}
+
+#[test]
 fn what_was_overruled_does_not_run_when_it_returns() {
     for nodes in [2, 3] {
         let mut world = last_holder_lost(nodes);

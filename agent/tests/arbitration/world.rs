@@ -210,6 +210,13 @@ impl World {
         self.tell_membership();
     }
 
+    /// Another machine under this name: nothing of the old one is left.
+    pub fn replace_machine(&mut self, node: usize) {
+        self.kill_node(node);
+        self.nodes[node] = Node::default();
+        self.boot(node);
+    }
+
     pub fn start_agent(&mut self, node: usize) {
         let this = &mut self.nodes[node];
         if !this.up || this.agent.is_some() {
