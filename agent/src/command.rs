@@ -36,8 +36,8 @@ pub struct Kemarictl {
 pub enum Command {
     /// Show the VMs, their replicas, and why one is not protected.
     ///
-    /// As this node's agent knows them; without an agent, the engines of this node. LAG, PAUSE and RATE
-    /// are known of the active replica on this node only: how old the state is that the passive
+    /// As this node's agent knows them; without an agent, the engines of this node. EPOCH is shown of
+    /// replicas on this node. LAG, PAUSE and RATE are known of the active replica on this node only: how old the state is that the passive
     /// replica would run from, how long the guest stands still for a checkpoint (median), and what is
     /// sent each second, measured over half a second.
     Status {
