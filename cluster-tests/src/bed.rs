@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 /// What a command in a node left behind.
 #[derive(Debug, Clone)]
@@ -49,6 +49,21 @@ pub trait Bed: Send + Sync + std::fmt::Debug {
 
     /// Runs a command as root in a node and waits for its end.
     fn exec(&self, node: &str, command: &[&str]) -> Result<Finished>;
+
+    /// Runs a shell command as root in a node and gives what it printed; it must exit with 0.
+    fn shell(&self, node: &str, command: &str) -> Result<String> {
+        let finished = self.exec(node, &["sh", "-c", command])?;
+        finished
+            .success()
+            .with_context(|| format!("{node}: {command}"))
+    }
+
+    /// Copies a file of this machine into a node.
+    fn put(&self, node: &str, from: &Path, to: &str) -> Result<()> {
+        let bytes =
+            std::fs::read(from).with_context(|| format!("Cannot read {}", from.display()))?;
+        self.write(node, to, &bytes, 0o644)
+    }
 
     /// Writes a file in a node, with the given permission bits.
     fn write(&self, node: &str, path: &str, contents: &[u8], mode: u32) -> Result<()>;

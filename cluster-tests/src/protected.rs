@@ -6,7 +6,7 @@
 //! [`Bed`], so it works alike in both beds.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -142,9 +142,9 @@ impl<'a> ProtectedVm<'a> {
         let description = vm.description(sink);
         for node in bed.nodes() {
             if let Guest::Files(files) = &vm.options.guest {
-                vm.put(node, &files.kernel, "/srv/kemari/kernel")?;
+                bed.put(node, &files.kernel, "/srv/kemari/kernel")?;
                 if let Some(initrd) = &files.initrd {
-                    vm.put(node, initrd, "/srv/kemari/initrd")?;
+                    bed.put(node, initrd, "/srv/kemari/initrd")?;
                 }
             }
             if let Some(mib) = vm.options.disk_mib {
@@ -166,12 +166,6 @@ impl<'a> ProtectedVm<'a> {
     /// The replicated disk on each node.
     fn disk(&self) -> String {
         format!("/srv/kemari/{}.disk", self.options.name)
-    }
-
-    fn put(&self, node: &str, from: &Path, to: &str) -> Result<()> {
-        let bytes =
-            std::fs::read(from).with_context(|| format!("Cannot read {}", from.display()))?;
-        self.bed.write(node, to, &bytes, 0o644)
     }
 
     fn description(&self, sink: &str) -> String {
@@ -261,10 +255,7 @@ impl<'a> ProtectedVm<'a> {
 
     /// Runs a shell command in a node.
     pub fn run(&self, node: &str, command: &str) -> Result<String> {
-        let finished = self.bed.exec(node, &["sh", "-c", command])?;
-        finished
-            .success()
-            .with_context(|| format!("{node}: {command}"))
+        self.bed.shell(node, command)
     }
 
     fn first_node(&self) -> Result<&str> {

@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::bed::Bed;
 use crate::ledger;
@@ -65,9 +65,9 @@ impl<'a> VirtualDomain<'a> {
             patience,
         };
         for node in bed.nodes() {
-            domain.put(node, &files.kernel, "/srv/domain/kernel")?;
+            bed.put(node, &files.kernel, "/srv/domain/kernel")?;
             if let Some(initrd) = &files.initrd {
-                domain.put(node, initrd, "/srv/domain/initrd")?;
+                bed.put(node, initrd, "/srv/domain/initrd")?;
             }
             let description = description(files, bed.outside(), port);
             bed.write(node, DESCRIPTION, description.as_bytes(), 0o600)?;
@@ -82,21 +82,9 @@ impl<'a> VirtualDomain<'a> {
     /// # Errors
     /// When libvirt does not start.
     pub fn prepare(&self, node: &str) -> Result<()> {
-        self.run(node, "systemctl start libvirtd && virsh -q list")
+        self.bed
+            .shell(node, "systemctl start libvirtd && virsh -q list")
             .map(drop)
-    }
-
-    fn put(&self, node: &str, from: &std::path::Path, to: &str) -> Result<()> {
-        let bytes =
-            std::fs::read(from).with_context(|| format!("Cannot read {}", from.display()))?;
-        self.bed.write(node, to, &bytes, 0o644)
-    }
-
-    fn run(&self, node: &str, command: &str) -> Result<String> {
-        let finished = self.bed.exec(node, &["sh", "-c", command])?;
-        finished
-            .success()
-            .with_context(|| format!("{node}: {command}"))
     }
 
     /// Makes the resource, with the time-outs and the monitor that its agent advises.
@@ -110,7 +98,7 @@ impl<'a> VirtualDomain<'a> {
              op start timeout=90s interval=0 op stop timeout=90s interval=0 \
              op monitor timeout=30s interval=10s"
         );
-        self.run(node, &line).map(drop)
+        self.bed.shell(node, &line).map(drop)
     }
 
     /// Stops the resource and takes it out of the cluster.
@@ -118,11 +106,12 @@ impl<'a> VirtualDomain<'a> {
     /// # Errors
     /// When crm refuses.
     pub fn remove(&self, node: &str) -> Result<()> {
-        self.run(
-            node,
-            "crm --wait resource stop domain && crm configure delete domain",
-        )
-        .map(drop)
+        self.bed
+            .shell(
+                node,
+                "crm --wait resource stop domain && crm configure delete domain",
+            )
+            .map(drop)
     }
 
     /// Waits until Pacemaker has nothing more to do.
@@ -131,7 +120,8 @@ impl<'a> VirtualDomain<'a> {
     /// When it has, for long.
     pub fn settle(&self, node: &str) -> Result<()> {
         let seconds = self.patience.as_secs();
-        self.run(node, &format!("crm_resource --wait --timeout={seconds}"))
+        self.bed
+            .shell(node, &format!("crm_resource --wait --timeout={seconds}"))
             .map(drop)
     }
 
@@ -142,7 +132,7 @@ impl<'a> VirtualDomain<'a> {
     pub fn wait_started(&self, observer: &str) -> Result<String> {
         let begun = Instant::now();
         loop {
-            let shown = self.run(observer, "crm_mon -1 -r")?;
+            let shown = self.bed.shell(observer, "crm_mon -1 -r")?;
             let node = shown
                 .lines()
                 .find(|line| line.contains("VirtualDomain"))
@@ -163,7 +153,8 @@ impl<'a> VirtualDomain<'a> {
     /// # Errors
     /// When there is none.
     pub fn kill(&self, node: &str) -> Result<()> {
-        self.run(node, "kill -KILL $(cat /run/libvirt/qemu/domain.pid)")
+        self.bed
+            .shell(node, "kill -KILL $(cat /run/libvirt/qemu/domain.pid)")
             .map(drop)
     }
 
