@@ -10,7 +10,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::{cache, rootfs};
+use crate::cache;
+use crate::rootfs::{self, Extras};
 
 const ENTER: &str = include_str!("clean_root/enter.sh");
 
@@ -43,7 +44,7 @@ impl CleanRoot {
             nix::unistd::geteuid().is_root(),
             "A clean root is made of mounts; run this as root"
         );
-        let lower = rootfs::ensure()?;
+        let lower = rootfs::ensure(Extras::None)?;
         // Beside the other trees: an overlay's upper layer cannot lie on every file system.
         let place = TempDir::with_prefix_in("clean-root-", cache::directory())
             .context("Cannot make a directory in the cache")?;

@@ -39,10 +39,8 @@ const SYSTEM: &[&str] = &[
     "openssl",
     "libxml2-utils",
     "time",
-    // The other VMM, which Kemari's is measured against, and what starts it under Pacemaker.
+    // The other VMM, which Kemari's is measured against.
     "qemu-system-x86",
-    "libvirt-daemon-system",
-    "libvirt-clients",
 ];
 
 /// What a node uses as a client of servers that run in the cluster.
@@ -67,25 +65,44 @@ const CLUSTER: &[&str] = &[
     "fence-agents",
 ];
 
+/// What starts the other VMM under Pacemaker. Not in every root: systemd-machined comes with it, which Kemari's agent tells of its
+/// VMs, and which takes an emulated node a minute to start.
+const LIBVIRT: &[&str] = &["libvirt-daemon-system", "libvirt-clients"];
+
+/// What nodes have besides a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Extras {
+    /// Nothing.
+    #[default]
+    None,
+    /// libvirt, for [`crate::virtual_domain`].
+    Libvirt,
+}
+
+impl Extras {
+    const fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::None => &[],
+            Self::Libvirt => LIBVIRT,
+        }
+    }
+}
+
 /// The shared lower root, made now when this machine has none yet (about a minute, 600 MB).
 ///
 /// # Errors
 /// When `mmdebstrap` is missing or fails (no network, no space, not root).
-pub fn ensure() -> Result<PathBuf> {
-    let packages = [SYSTEM, CLIENTS, CLUSTER].concat();
-    cache::obtain("rootfs", &key(), |into| {
+pub fn ensure(extras: Extras) -> Result<PathBuf> {
+    let packages = [SYSTEM, CLIENTS, CLUSTER, extras.packages()].concat();
+    let key = packages
+        .iter()
+        .fold(Key::new().with(SUITE.as_bytes()), |key, package| {
+            key.with(package.as_bytes())
+        });
+    cache::obtain("rootfs", &key, |into| {
         let lean = "--aptopt=APT::Install-Recommends \"false\"";
         bootstrap(into, &packages, &[lean])
     })
-}
-
-/// What names the tree.
-fn key() -> Key {
-    let mut key = Key::new().with(SUITE.as_bytes());
-    for package in SYSTEM.iter().chain(CLIENTS).chain(CLUSTER) {
-        key = key.with(package.as_bytes());
-    }
-    key
 }
 
 /// Makes a Debian tree with these packages; `options` are more of mmdebstrap's.

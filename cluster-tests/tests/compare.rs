@@ -10,6 +10,7 @@ use kemari_cluster_tests::bench::quantiles::Quantiles;
 use kemari_cluster_tests::machines::Machines;
 use kemari_cluster_tests::namespaces::Namespaces;
 use kemari_cluster_tests::protected::{Guest, GuestFiles, Options, ProtectedVm};
+use kemari_cluster_tests::rootfs::Extras;
 use kemari_cluster_tests::virtual_domain::{Loss, VirtualDomain};
 use kemari_cluster_tests::{ledger, ledger_vm, linux_guest, package, supervisor};
 
@@ -197,8 +198,8 @@ impl Scene<'_> {
 #[ignore = "five minutes; a measurement: make compare"]
 fn a_bare_guest() {
     let _turn = supervisor::turn().expect("tests run as root");
-    let bed =
-        ledger_vm::clustered(Namespaces::builder().nodes(3).stonith(true)).expect("a cluster");
+    let nodes = Namespaces::builder().nodes(3).stonith(true);
+    let bed = ledger_vm::clustered(nodes.extras(Extras::Libvirt)).expect("a cluster");
     let options = ledger_vm::options(None);
     let Guest::Files(files) = options.guest else {
         panic!("the ledger starts from files");
@@ -223,6 +224,7 @@ fn a_linux_guest() {
         let bed = Machines::builder()
             .nodes(3)
             .stonith(true)
+            .extras(Extras::Libvirt)
             .memory_mib(1280)
             .debs(vec![package::find()?])
             .up()?;

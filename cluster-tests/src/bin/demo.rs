@@ -162,7 +162,7 @@ fn show(narrator: &Narrator, bed: &dyn Bed, guest: Guest, replication: String) -
         .replica(&active)?
         .context("the engine answers")?
         .generation;
-    vm.settle(&active)?;
+    vm.wait_promoted(&active)?;
     narrator.step(&format!(
         "{active} is active, {passive} passive and in sync. Is it protected?"
     ));

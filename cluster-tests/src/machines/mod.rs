@@ -42,9 +42,10 @@ use crate::bed::{Bed, Finished};
 use crate::corosync::{Cluster, Transport};
 use crate::fencing::{FENCING_PORT, FencingServer, Power, Request};
 use crate::kernel::{self, Flavour};
+use crate::rootfs::{self, Extras};
+use crate::site;
 use crate::supervisor::Supervisor;
 use crate::switch::{OUTSIDE, PREFIX, Switch};
-use crate::{rootfs, site};
 
 pub use disks::{GuestDisk, guest_disk_path};
 pub use emulator::Acceleration;
@@ -80,6 +81,7 @@ pub struct Builder {
     stonith: bool,
     cluster_at_boot: bool,
     debs: Vec<PathBuf>,
+    extras: Extras,
 }
 
 impl Builder {
@@ -146,6 +148,13 @@ impl Builder {
         self
     }
 
+    /// What the nodes have besides a cluster; nothing unless told.
+    #[must_use]
+    pub fn extras(mut self, extras: Extras) -> Self {
+        self.extras = extras;
+        self
+    }
+
     /// Debian packages to install in every node.
     #[must_use]
     pub fn debs(mut self, debs: Vec<PathBuf>) -> Self {
@@ -195,7 +204,7 @@ impl Builder {
     }
 
     fn assemble(&self) -> Result<Machinery> {
-        let rootfs = rootfs::ensure()?;
+        let rootfs = rootfs::ensure(self.extras)?;
         let site = site::build(&rootfs, &self.debs)?;
         let kernel = kernel::fetch(Flavour::Generic)?;
         let shared_images = [
@@ -296,6 +305,7 @@ impl Machines {
             stonith: false,
             cluster_at_boot: false,
             debs: Vec::new(),
+            extras: Extras::None,
         }
     }
 

@@ -27,9 +27,10 @@ use anyhow::{Context, Result, ensure};
 use crate::bed::{Bed, Finished};
 use crate::corosync::{Cluster, Transport};
 use crate::fencing::{FENCING_PORT, FencingServer, Manner, Power, Request};
+use crate::rootfs::{self, Extras};
 use crate::supervisor::Supervisor;
 use crate::switch::{OUTSIDE, Switch};
-use crate::{new_nodes, rootfs, site};
+use crate::{new_nodes, site};
 
 use machinery::Machinery;
 
@@ -41,6 +42,7 @@ pub struct Builder {
     transport: Transport,
     stonith: bool,
     debs: Vec<PathBuf>,
+    extras: Extras,
     new_nodes: bool,
 }
 
@@ -73,6 +75,13 @@ impl Builder {
         self
     }
 
+    /// What the nodes have besides a cluster; nothing unless told.
+    #[must_use]
+    pub fn extras(mut self, extras: Extras) -> Self {
+        self.extras = extras;
+        self
+    }
+
     /// Debian packages to install in every node.
     #[must_use]
     pub fn debs(mut self, debs: Vec<PathBuf>) -> Self {
@@ -100,7 +109,7 @@ impl Builder {
         );
         let rootfs = match self.new_nodes {
             true => new_nodes::rootfs()?,
-            false => rootfs::ensure()?,
+            false => rootfs::ensure(self.extras)?,
         };
         let site = site::build(&rootfs, &self.debs)?;
         let supervisor = Supervisor::start()?;
@@ -154,6 +163,7 @@ impl Namespaces {
             transport: Transport::Knet,
             stonith: false,
             debs: Vec::new(),
+            extras: Extras::None,
             new_nodes: false,
         }
     }
