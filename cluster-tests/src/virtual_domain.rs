@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::bed::Bed;
 use crate::ledger;
@@ -130,22 +130,20 @@ impl<'a> VirtualDomain<'a> {
     /// # Errors
     /// When it is started nowhere in time.
     pub fn wait_started(&self, observer: &str) -> Result<String> {
-        let begun = Instant::now();
-        loop {
+        self.until("Pacemaker does not start the domain", || {
             let shown = self.bed.shell(observer, "crm_mon -1 -r")?;
             let node = shown
                 .lines()
                 .find(|line| line.contains("VirtualDomain"))
                 .and_then(|line| line.split_once("Started "))
                 .and_then(|(_, node)| node.split_whitespace().next());
-            if let Some(node) = node {
-                return Ok(node.to_owned());
-            }
-            if begun.elapsed() > self.patience {
-                bail!("Pacemaker does not start the domain:\n{shown}");
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
+            Ok(node.map(str::to_owned))
+        })
+        .with_context(|| {
+            self.bed
+                .shell(observer, "crm_mon -1 -r")
+                .unwrap_or_default()
+        })
     }
 
     /// Ends QEMU on a node as a crash would.
@@ -172,24 +170,16 @@ impl<'a> VirtualDomain<'a> {
     /// # Errors
     /// When it does not print in time.
     pub fn wait_loss(&self, lives: usize) -> Result<Loss> {
-        let begun = Instant::now();
-        loop {
+        self.until("The guest did not begin again", || {
             let printed = printed(&self.lives());
-            if let Some(index) = lives.checked_sub(1)
-                && let (Some((_, (before, from))), Some(((after, to), _))) =
-                    (printed.get(index), printed.get(lives))
-            {
-                return Ok(Loss {
-                    silence: to.saturating_duration_since(*from),
-                    before: *before,
-                    after: *after,
-                });
-            }
-            if begun.elapsed() > self.patience {
-                bail!("The guest did not begin again: {printed:?}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            let before = lives.checked_sub(1).and_then(|index| printed.get(index));
+            let pair = before.zip(printed.get(lives));
+            Ok(pair.map(|((_, (before, from)), ((after, to), _))| Loss {
+                silence: to.saturating_duration_since(*from),
+                before: *before,
+                after: *after,
+            }))
+        })
     }
 
     /// Waits until the newest of so many lives has printed for a while.
@@ -197,16 +187,24 @@ impl<'a> VirtualDomain<'a> {
     /// # Errors
     /// When it does not.
     pub fn wait_life(&self, lives: usize) -> Result<()> {
+        self.until("The guest prints nothing", || {
+            let printed = printed(&self.lives());
+            let newest = printed.get(lives.saturating_sub(1));
+            Ok(newest.and_then(|(_, (number, _))| (*number > 50).then_some(())))
+        })
+    }
+
+    /// Looks again and again; `not_so` is what is said with what was heard when it does not come.
+    fn until<T>(&self, not_so: &str, look: impl Fn() -> Result<Option<T>>) -> Result<T> {
         let begun = Instant::now();
         loop {
-            if let Some((_, (number, _))) = printed(&self.lives()).get(lives.saturating_sub(1))
-                && *number > 50
-            {
-                return Ok(());
+            if let Some(found) = look()? {
+                return Ok(found);
             }
             if begun.elapsed() > self.patience {
-                bail!("The guest prints nothing: {:?}", self.lives());
+                bail!("{not_so}; heard: {:?}", printed(&self.lives()));
             }
+            // Neither Pacemaker nor the threads that hear say when; times are taken where the bytes come in.
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -2,8 +2,9 @@
 //! `make demo`: a Linux guest in a cluster of three nodes survives the loss of its host.
 //!
 //! Everything is real: Corosync, Pacemaker, crmsh, systemd, the Debian package, KVM and Debian's
-//! kernel as guest. The resource is made, and looked at, with the commands of the book's first chapter. Exit status 0 only if the guest went on, nothing it printed is missing, and
-//! nothing was executed twice. What was made is removed at the end, however that comes.
+//! kernel as guest. The resource is made, and looked at, with the commands of the book's first
+//! chapter. Exit status 0 only if the guest went on, nothing it printed is missing, and nothing was
+//! executed twice. What was made is removed at the end, however that comes.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
